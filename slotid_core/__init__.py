@@ -1,5 +1,7 @@
 """Slot-ID: identity tokens read from a short reference clip, conditioning a frozen video diffusion transformer.
 
+::
+
     clip = load_video("me.mp4", frames=33, fps=16)
     faces = prepare_faces(clip, detector="dlib")
     model = SlotID.load("slotid-wan2.1-1.3b.safetensors")

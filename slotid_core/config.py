@@ -42,6 +42,7 @@ class EncoderConfig:
         eps: entropic regularisation of the routing, on normalised queries and keys.
         iterations: Sinkhorn iterations K per latent frame.
         patch: spatial patch over latents.
+        crop_size: side in pixels to which face crops are brought before the VAE.
     """
 
     width: int = 512
@@ -51,6 +52,7 @@ class EncoderConfig:
     eps: float = 0.2
     iterations: int = 5
     patch: int = 2
+    crop_size: int = 256
 
 
 @dataclass(frozen=True)
@@ -130,6 +132,9 @@ def _check_sense(config: SlotIDConfig) -> None:
     ):
         if width % heads:
             raise _refusal(f"the {name}'s width {width} for {heads} heads", "a width that its heads divide")
+    # 8 is the VAE's spatial stride.
+    if encoder.crop_size % (8 * encoder.patch):
+        raise _refusal(f"encoder.crop_size = {encoder.crop_size}", f"a multiple of {8 * encoder.patch}")
     if encoder.slots > 128:
         raise _refusal(f"encoder.slots = {encoder.slots}", "at most 128 slots")
     if conditioning.stride > backbone.depth:

@@ -24,4 +24,4 @@ class SlotIDError(ValueError):
 
 
 class SlotIDWarning(UserWarning):
-    """Something that works, but not as well as the user may think: a photo as reference, a face in half of the frames."""
+    """Something that works, but not as well as the user may think: a photo as reference, say."""

@@ -1,0 +1,171 @@
+"""The reader: slots that take what they need from each latent frame and carry it through time."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .config import EncoderConfig, SlotIDConfig
+from .ops import sinkhorn_routing
+from .tokens import TIME_BANDS, Tokenizer, mlp, time_positions
+
+
+class RoutingTrace(NamedTuple):
+    """What the slots looked at, from the plan itself.
+
+    plan: [B, F, S + 1, N] mass sent to each slot from each token, mean over heads; the last row is the dustbin.
+    marginal_error: [B, F] L1 distance of the slots' masses from their marginal, mean over heads.
+    grid: rows and columns of the N tokens.
+    """
+
+    plan: Tensor
+    marginal_error: Tensor
+    grid: tuple[int, int]
+
+
+class SlotRouter(nn.Module):
+    """One read of one latent frame: slots route its tokens by entropic optimal transport."""
+
+    def __init__(self, width: int, heads: int, slots: int, eps: float, iterations: int) -> None:
+        super().__init__()
+        self.heads, self.slots, self.eps, self.iterations = heads, slots, eps, iterations
+        self.norm_slots, self.norm_tokens = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.query = nn.Linear(width, width)
+        self.key_value = nn.Linear(width, 2 * width)
+        self.out = nn.Linear(width, width)
+        # The dustbin absorbs background: one more slot with its own query and mass, whose read-out nobody uses.
+        self.dustbin = nn.Parameter(torch.randn(heads, 1, width // heads))
+        self.dustbin_logit = nn.Parameter(torch.zeros(()))
+
+    def keys_values(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens [B, F, N, D] to keys and values [B, F, heads, N, d], once for all frames."""
+        k, v = self.key_value(self.norm_tokens(tokens)).unflatten(-1, (2, self.heads, -1)).unbind(-3)
+        return _unit(k.transpose(-2, -3)), v.transpose(-2, -3)
+
+    def forward(self, state: Tensor, k: Tensor, v: Tensor, log_b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Read one frame.
+
+        Args:
+            state: [B, S, D].
+            k, v: [B, heads, N, d] of this frame.
+            log_b: [B, N] log marginal of the tokens.
+
+        Returns:
+            The read-out [B, S, D], the plan [B, S + 1, N] (mean over heads) and the marginal error [B].
+        """
+        B, H, N, _ = k.shape
+        q = self.query(self.norm_slots(state)).unflatten(-1, (H, -1)).transpose(1, 2)
+        q = torch.cat([_unit(q), _unit(self.dustbin).to(q.dtype).expand(B, -1, -1, -1)], 2)
+        log_a = self._log_marginal().expand(B, H, -1)
+        out, row_mass, plan = sinkhorn_routing(
+            q, k, v, log_a, log_b.unsqueeze(1).expand(B, H, N), eps=self.eps, iterations=self.iterations
+        )
+        read = self.out(out[:, :, :-1].transpose(1, 2).flatten(2))
+        return read, plan.mean(1), (row_mass - log_a.exp()).abs().sum(-1).mean(-1)
+
+    def _log_marginal(self) -> Tensor:
+        slots = F.logsigmoid(-self.dustbin_logit) - math.log(self.slots)
+        return torch.cat([slots.expand(self.slots), F.logsigmoid(self.dustbin_logit).view(1)]).float()
+
+
+class SlotReader(nn.Module):
+    """Learnable slots, routed to each latent frame in turn and updated by a GRU and a gated residual MLP."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.initial = nn.Parameter(torch.randn(config.slots, config.width) * config.width**-0.5)
+        self.router = SlotRouter(config.width, config.heads, config.slots, config.eps, config.iterations)
+        self.gru = nn.GRUCell(config.width, config.width)
+        self.norm_mlp, self.mlp = nn.LayerNorm(config.width), mlp(config.width)
+        self.gate = nn.Parameter(torch.zeros(config.width))
+
+    def forward(self, tokens: Tensor, log_b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Read a clip.
+
+        Args:
+            tokens: [B, F, N, D].
+            log_b: [B, F, N] log marginal of the tokens of each frame.
+
+        Returns:
+            The states s_1 .. s_F [B, F, S, D], the plans [B, F, S + 1, N], the marginal errors [B, F].
+        """
+        state = self.initial.expand(tokens.shape[0], -1, -1)
+        keys, values = self.router.keys_values(tokens)
+        states, plans, errors = [], [], []
+        for t in range(tokens.shape[1]):
+            read, plan, error = self.router(state, keys[:, t], values[:, t], log_b[:, t])
+            state = self.gru(read.flatten(0, 1), state.flatten(0, 1)).view_as(state)
+            state = state + torch.sigmoid(self.gate) * self.mlp(self.norm_mlp(state))
+            states.append(state)
+            plans.append(plan)
+            errors.append(error)
+        return torch.stack(states, 1), torch.stack(plans, 1), torch.stack(errors, 1)
+
+
+class TokensOut(nn.Module):
+    """Slot states to identity tokens: S of appearance from the last state, S of dynamics from each trajectory."""
+
+    def __init__(self, config: EncoderConfig, identity_width: int) -> None:
+        super().__init__()
+        width = config.width
+        self.norm = nn.LayerNorm(width)
+        self.appearance = nn.Linear(width, identity_width)
+        self.trajectory = nn.Linear(2 * width, width)
+        self.time_position = nn.Linear(2 * TIME_BANDS, width)
+        self.pooling = nn.Linear(width, 1)
+        self.dynamics = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, identity_width))
+        # A photo moves nothing: it gets this in place of dynamics.
+        self.no_dynamics = nn.Parameter(torch.randn(config.slots, identity_width) * 0.02)
+
+    def forward(self, states: Tensor) -> Tensor:
+        """[B, F, S, D] -> [B, 2 S, D_id]."""
+        B, frames = states.shape[:2]
+        states = self.norm(states)
+        appearance = self.appearance(states[:, -1])
+        if frames == 1:
+            return torch.cat([appearance, self.no_dynamics.expand(B, -1, -1).to(appearance.dtype)], 1)
+        later, change = states[:, 1:], states[:, 1:] - states[:, :-1]
+        time = self.time_position(time_positions(frames - 1, states.device).to(states.dtype)).unsqueeze(1)
+        features = F.gelu(self.trajectory(torch.cat([later, change], -1)) + time)
+        pooled = (torch.softmax(self.pooling(features), 1) * features).sum(1)
+        return torch.cat([appearance, self.dynamics(pooled)], 1)
+
+
+class IdentityEncoder(nn.Module):
+    """Latents of a reference clip to identity tokens."""
+
+    def __init__(self, config: SlotIDConfig) -> None:
+        super().__init__()
+        self.tokenizer = Tokenizer(config.encoder, config.backbone.latent_channels)
+        self.reader = SlotReader(config.encoder)
+        self.out = TokensOut(config.encoder, config.identity_width)
+
+    def forward(self, latents: Tensor, saliency: Tensor | None = None) -> tuple[Tensor, RoutingTrace]:
+        """Encode.
+
+        Args:
+            latents: [B, C, F, h, w] in the model's normalised space.
+            saliency: [B, F, h/p, w/p] >= 0, how much each token counts (a face mask); None counts all the same.
+
+        Returns:
+            Identity tokens [B, 2 S, D_id], and what the slots looked at.
+        """
+        patch = self.tokenizer.patch
+        tokens = self.tokenizer(latents)
+        B, frames, N, _ = tokens.shape
+        if saliency is None:
+            saliency = latents.new_ones(B, frames, N)
+        weights = saliency.reshape(B, frames, N).float()
+        log_b = (weights / weights.sum(-1, keepdim=True)).log()
+        states, plan, error = self.reader(tokens, log_b)
+        grid = (latents.shape[-2] // patch, latents.shape[-1] // patch)
+        return self.out(states), RoutingTrace(plan, error, grid)
+
+
+def _unit(x: Tensor) -> Tensor:
+    """Root-mean-square 1 over the last axis, so that eps means the same in every head and throughout training."""
+    return F.rms_norm(x, x.shape[-1:])
