@@ -1,0 +1,233 @@
+"""The identity conditioning on diffusers' WanTransformer3DModel, through hooks that leave with the `with` block."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from ..conditioning import IdentityConditioning, PreparedIdentity, apply_residual
+from ..errors import SlotIDError
+from .wan import TIME_SCALE
+
+if TYPE_CHECKING:
+    from ..identity import Identity
+    from ..model import SlotID
+
+# Schedulers round timesteps to whole numbers (UniPC does); a step that lies on a bound must not fall out by that.
+TIME_TOLERANCE = 1 / TIME_SCALE
+COMFY_SHIFT = 8.0
+
+
+@contextmanager
+def condition_transformer(
+    slotid: SlotID,
+    transformer: Any,
+    identity: Identity,
+    *,
+    strength: float = 1.0,
+    start: float = 0.0,
+    end: float = 1.0,
+    shift: float = COMFY_SHIFT,
+) -> Iterator[None]:
+    """Condition a diffusers WanTransformer3DModel on an identity inside a `with` block; afterwards it is as it was.
+
+    Unconditional calls stay untouched: those inside `transformer.cache_context("uncond")`, as WanPipeline makes them.
+    A call outside of any such context counts as conditional. Several identities: nest the blocks; residuals add. For a
+    pipeline with two transformers (Wan 2.2 14B), condition each.
+
+    The Slot-ID model may be on another device or in another precision than the transformer: a copy of its conditioning
+    then runs beside the transformer. Where both agree its own weights are used, so gradients reach them.
+
+    Args:
+        transformer: the frozen backbone, not compiled.
+        identity: made by this Slot-ID model.
+        strength: factor of the residual; 0 changes nothing.
+        start, end: the part of the sampling in which the identity acts, as ComfyUI counts it: a fraction p is the flow
+            time shift (1 - p) / (1 + (shift - 1) (1 - p)), whatever the number of steps. Both bounds are included.
+        shift: the sampler's shift of the flow time, used for start and end alone: 8 is ComfyUI's for Wan; for a
+            WanPipeline give `pipe.scheduler.config.flow_shift`.
+
+    Raises:
+        SlotIDError: a transformer of another kind or size, an identity of another Slot-ID model, a setting out of
+            range, and, from the transformer's call, a cache that skips blocks.
+    """
+    identity.check_model(slotid)
+    check_transformer(slotid, transformer)
+    latest, earliest = flow_range(start, end, shift)
+    if not math.isfinite(strength):
+        raise SlotIDError(f"strength = {strength}", "a finite number, usually 0 to 1.5", "change the strength.")
+    if strength == 0:
+        yield
+        return
+    run = _Run(slotid.conditioning, identity.tokens, strength, latest, earliest)
+    with ExitStack() as undo:
+        undo.enter_context(_named_calls(transformer, run))
+        handles = [
+            transformer.register_forward_pre_hook(run.begin, with_kwargs=True),
+            transformer.register_forward_hook(run.finish),
+            *(transformer.blocks[i].register_forward_hook(run.hook(i)) for i in run.conditioning.blocks_used),
+        ]
+        for handle in handles:
+            undo.callback(handle.remove)
+        yield
+
+
+def flow_range(start: float, end: float, shift: float) -> tuple[float, float]:
+    """Fractions of the sampling to flow times (latest, earliest) = (noisiest, cleanest), as ComfyUI's percent_to_sigma.
+
+    Raises:
+        SlotIDError: fractions outside 0 <= start < end <= 1, a shift that is not above 0.
+    """
+    if not 0 <= start < end <= 1:
+        raise SlotIDError(f"start = {start}, end = {end}", "0 <= start < end <= 1", "change start or end.")
+    if not 0 < shift < math.inf:
+        raise SlotIDError(f"shift = {shift}", "a shift above 0", "give the sampler's own shift (3, 5 or 8 for Wan).")
+    latest, earliest = (shift * (1 - p) / (1 + (shift - 1) * (1 - p)) for p in (start, end))
+    return latest, earliest
+
+
+def check_transformer(slotid: SlotID, transformer: Any) -> None:
+    """Hold a transformer against the backbone that the Slot-ID model was made for.
+
+    Raises:
+        SlotIDError: not a WanTransformer3DModel, another width, depth or number of latent channels, or compiled.
+    """
+    from . import require_diffusers
+
+    require_diffusers()
+    from diffusers import WanTransformer3DModel
+
+    compiled = hasattr(transformer, "_orig_mod") or any(
+        block._compiled_call_impl is not None for block in getattr(transformer, "blocks", ())
+    )
+    if compiled:
+        # torch.compile does not notice hooks that come or go later: the identity would be missing, or stay for ever.
+        raise SlotIDError(
+            "a transformer compiled by torch.compile",
+            "one that is not compiled",
+            "condition the transformer itself, without torch.compile or compile_repeated_blocks.",
+        )
+    if not isinstance(transformer, WanTransformer3DModel):
+        raise SlotIDError(
+            f"a {type(transformer).__name__}",
+            "a diffusers WanTransformer3DModel",
+            "pass pipe.transformer of a WanPipeline.",
+        )
+    config, backbone = transformer.config, slotid.config.backbone
+    found = (config.num_attention_heads * config.attention_head_dim, config.num_layers, config.out_channels)
+    if found != (backbone.width, backbone.depth, backbone.latent_channels):
+        raise SlotIDError(
+            f"a transformer of width {found[0]}, {found[1]} blocks, {found[2]} latent channels",
+            f"the backbone of {slotid.name or 'this Slot-ID model'}: {backbone}",
+            "use the Slot-ID model made for this video model, or the video model this Slot-ID model was made for.",
+        )
+
+
+class _Run:
+    """One `with` block: what is being called, and the identity's keys and values, made once where the blocks run."""
+
+    def __init__(
+        self, conditioning: IdentityConditioning, tokens: Tensor, strength: float, latest: float, earliest: float
+    ) -> None:
+        self.conditioning, self.tokens, self.strength = conditioning, tokens, strength
+        self.latest, self.earliest = latest + TIME_TOLERANCE, earliest - TIME_TOLERANCE
+        self.call_name: str | None = None
+        self.rows: list[slice] = []
+        self.added = 0
+        self._time = torch.ones(1)
+        self._gate: dict[int, Tensor] = {}
+        self._ready: dict[tuple[torch.device, torch.dtype], tuple[IdentityConditioning, PreparedIdentity]] = {}
+
+    def begin(self, transformer: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        """Before a call of the transformer: which of its rows carry the identity, and at which flow time they are."""
+        if transformer.is_cache_enabled:
+            raise SlotIDError(
+                f"a transformer with {type(transformer._cache_config).__name__} enabled",
+                "no cache: one that skips blocks would add the identity twice",
+                "call transformer.disable_cache() before conditioning it.",
+            )
+        timestep = kwargs["timestep"] if "timestep" in kwargs else args[1]
+        # Wan 2.2 5B gives each token its own timestep: 0 for a given first frame, the video's own is the largest.
+        times = (timestep.float() / TIME_SCALE).reshape(timestep.shape[0], -1).amax(1)
+        active = (times <= self.latest) & (times >= self.earliest)
+        self._time, self._gate, self.added = times, {}, 0
+        self.rows = [] if self.call_name == "uncond" else [slice(i, i + 1) for i in active.nonzero().flatten().tolist()]
+        if len(self.rows) == len(times):
+            self.rows = [slice(None)]
+
+    def hook(self, block: int) -> Any:
+        """The forward hook of one block: adds the residual to its output."""
+
+        def add(module: nn.Module, args: tuple, x: Tensor) -> Tensor | None:
+            if not self.rows:
+                return None
+            self.added += 1
+            conditioning, prepared = self._beside(x)
+            if not self._gate:
+                self._gate = conditioning.gate(self._time.to(x.device), x.dtype)
+
+            def residual(part: Tensor, rows: slice) -> Tensor:
+                gate = self._gate[block].to(x.device)
+                return conditioning.residual(block, part, prepared, gate[rows])
+
+            return apply_residual(x, residual, rows=self.rows, tokens=slice(None), strength=self.strength)
+
+        return add
+
+    def finish(self, transformer: nn.Module, args: tuple, output: Any) -> None:
+        """After a call of the transformer: an identity that was silently left out is an error."""
+        expected = len(self.conditioning.blocks_used) if self.rows else 0
+        if self.added != expected:
+            raise SlotIDError(
+                f"{self.added} of {expected} blocks of the transformer ran with the identity",
+                "every conditioned block to run once",
+                "remove what skips or compiles blocks, and condition the transformer again.",
+            )
+
+    def _beside(self, x: Tensor) -> tuple[IdentityConditioning, PreparedIdentity]:
+        key = (x.device, x.dtype)
+        if key not in self._ready:
+            weight = self.conditioning.gates.out.weight
+            same = (weight.device, weight.dtype) == key
+            conditioning = self.conditioning if same else copy.deepcopy(self.conditioning).to(*key)
+            self._ready[key] = conditioning, conditioning.prepare(self.tokens.to(*key))
+        return self._ready[key]
+
+
+@contextmanager
+def _named_calls(transformer: Any, run: _Run) -> Iterator[None]:
+    """Let the run know inside which `cache_context` a call is made.
+
+    A pipeline says "cond" or "uncond" there and nowhere else. A diffusers ModelHook would hear it too, but replaces
+    `transformer.forward`, which CPU offloading puts back after every run of a pipeline.
+    """
+    own = vars(transformer).get("cache_context")
+    original = transformer.cache_context
+
+    def cache_context(name: str, **kwargs: Any) -> AbstractContextManager[None]:
+        return _named(run, name, original(name, **kwargs))
+
+    transformer.cache_context = cache_context
+    try:
+        yield
+    finally:
+        if own is None:
+            del transformer.cache_context
+        else:
+            transformer.cache_context = own
+
+
+@contextmanager
+def _named(run: _Run, name: str, context: AbstractContextManager[None]) -> Iterator[None]:
+    before, run.call_name = run.call_name, name
+    try:
+        with context:
+            yield
+    finally:
+        run.call_name = before
