@@ -26,6 +26,11 @@ class Backbone:
     depth: int
     latent_channels: int = 16
 
+    @classmethod
+    def from_dict(cls, data: Any) -> Backbone:
+        """Rebuild from `dataclasses.asdict`'s form, strictly. Raises SlotIDError naming the entry."""
+        return _build(cls, "backbone", data)
+
     def __str__(self) -> str:
         return f"{self.family}, width {self.width}, {self.depth} blocks, {self.latent_channels} latent channels"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,12 +54,11 @@ class Identity:
 
     def save(self, path: str | os.PathLike) -> None:
         """Write a safetensors file; the same identity gives the same bytes."""
-        backbone = {"family": self.backbone.family, "width": self.backbone.width, "depth": self.backbone.depth}
         metadata = {name: getattr(self, name) for name in _TEXTS}
         metadata |= {
             "format": FORMAT,
             "format_version": str(checkpoint.FORMAT_VERSION),
-            "backbone": json.dumps({**backbone, "latent_channels": self.backbone.latent_channels}),
+            "backbone": json.dumps(asdict(self.backbone), sort_keys=True),
             "coverage": json.dumps(self.coverage, sort_keys=True),
             "frames_used": json.dumps([round(time, 6) for time in self.frames_used]),
         }
@@ -79,9 +78,9 @@ class Identity:
         tensors = checkpoint.read_tensors(path, expected, header)
         try:
             metadata = header.metadata
-            backbone = Backbone(**json.loads(metadata["backbone"]))
+            backbone = Backbone.from_dict(json.loads(metadata["backbone"]))
             frames_used = tuple(float(time) for time in json.loads(metadata["frames_used"]))
-            coverage = json.loads(metadata["coverage"])
+            coverage = dict(json.loads(metadata["coverage"]))
             texts = {name: metadata[name] for name in _TEXTS}
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise SlotIDError(
@@ -90,6 +89,17 @@ class Identity:
                 "make the identity again from its clip.",
             ) from error
         return cls(**tensors, coverage=coverage, backbone=backbone, frames_used=frames_used, **texts)
+
+    def report(self) -> str:
+        """In plain words: where the identity comes from, and what its clip held."""
+        count, said = len(self.frames_used), self.coverage
+        span = f", {self.frames_used[0]:.2f} to {self.frames_used[-1]:.2f} s" if count else ""
+        lines = [
+            f"Read from {self.source or 'frames without a file'}: {count} frame{'s' * (count != 1)}{span}.",
+            f"Face found by {said.get('detector', '?')} in {said.get('detected', '?')} of {said.get('frames', '?')} frames.",
+            f"Made by {self.model_name} ({self.model_hash[:12]}) for {self.backbone}.",
+        ]
+        return "\n".join(lines + [f"Consent: {self.consent}"] * bool(self.consent))
 
     def check_model(self, model: SlotID) -> None:
         """Hold the identity against the model that is to use it.
