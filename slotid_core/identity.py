@@ -92,11 +92,12 @@ class Identity:
 
     def report(self) -> str:
         """In plain words: where the identity comes from, and what its clip held."""
-        count, said = len(self.frames_used), self.coverage
+        count = len(self.frames_used)
+        detector, detected, frames = (self.coverage.get(key, "?") for key in ("detector", "detected", "frames"))
         span = f", {self.frames_used[0]:.2f} to {self.frames_used[-1]:.2f} s" if count else ""
         lines = [
             f"Read from {self.source or 'frames without a file'}: {count} frame{'s' * (count != 1)}{span}.",
-            f"Face found by {said.get('detector', '?')} in {said.get('detected', '?')} of {said.get('frames', '?')} frames.",
+            f"Face found by {detector} in {detected} of {frames} frames.",
             f"Made by {self.model_name} ({self.model_hash[:12]}) for {self.backbone}.",
         ]
         return "\n".join(lines + [f"Consent: {self.consent}"] * bool(self.consent))
