@@ -1,0 +1,81 @@
+"""Frames as an mp4, all or nothing."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import SlotIDError
+from .clip import as_fps, check_frames
+
+
+def save_video(path: str | os.PathLike[str], frames: Tensor, fps: float | Fraction) -> None:
+    """Write frames as an H.264 mp4 (yuv420p, BT.709); either the whole file appears or none.
+
+    Args:
+        path: where to write, with a name that ends in .mp4; an existing file is replaced.
+        frames: [T, H, W, 3] floating point in [0, 1]. Odd sizes get their last row or column doubled.
+        fps: frames per second, exact fractions kept.
+
+    Raises:
+        SlotIDError: for frames as in `clip_from_frames`, or a path that cannot be written.
+    """
+    rate = as_fps(fps)
+    target = Path(path)
+    if target.suffix.lower() != ".mp4":
+        raise SlotIDError(f"The video's name is {target.name!r}", "a name ending in .mp4", "Rename the output file.")
+    data = check_frames(frames, channels_from=3)[..., :3]
+    write_atomic(target, lambda temporary: _encode(temporary, data, rate))
+
+
+def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a temporary file beside `path`, then move it into place; nothing is left when it fails."""
+    try:
+        handle, temporary = tempfile.mkstemp(suffix=path.suffix, prefix=".slotid-", dir=path.parent)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    os.close(handle)
+    try:
+        write(Path(temporary))
+        # mkstemp makes files private to the user; an output gets the rights of any new file.
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    finally:
+        if os.path.exists(temporary):
+            os.unlink(temporary)
+
+
+def _unwritable(path: Path, error: OSError) -> SlotIDError:
+    return SlotIDError(f"{path.name} cannot be written: {error.strerror}", "a writable folder", "Choose another place.")
+
+
+def _encode(path: Path, data: Tensor, rate: Fraction) -> None:
+    import av
+
+    height, width = (side + side % 2 for side in data.shape[1:3])
+    with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart", "fflags": "+bitexact"}) as container:
+        # A fixed thread count keeps the bytes the same on every number of cores.
+        stream = container.add_stream("libx264", rate=rate, options={"crf": "14", "threads": "4"})
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        context = stream.codec_context
+        context.colorspace = context.color_primaries = context.color_trc = 1
+        context.color_range = 1
+        for i, picture in enumerate(data):
+            pixels = picture.detach().to("cpu", torch.float32).clamp(0, 1).mul(255).add_(0.5).to(torch.uint8).numpy()
+            pixels = np.pad(pixels, ((0, height - pixels.shape[0]), (0, width - pixels.shape[1]), (0, 0)), "edge")
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+            frame = frame.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
+            frame.pts, frame.time_base = i, 1 / rate
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
