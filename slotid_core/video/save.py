@@ -76,6 +76,8 @@ def _encode(path: Path, data: Tensor, rate: Fraction) -> None:
             pixels = np.pad(pixels, ((0, height - pixels.shape[0]), (0, width - pixels.shape[1]), (0, 0)), "edge")
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
             frame = frame.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
+            # PyAV before 15 leaves the converted frame unlabelled, and the encoder believes the frame.
+            frame.colorspace = frame.color_range = 1
             frame.pts, frame.time_base = i, 1 / rate
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))

@@ -500,10 +500,11 @@ def test_failed_writing_leaves_the_old_file(tmp_path, monkeypatch):
     save_video(tmp_path / "out.mp4", smooth(5, 64, 64), 16)
     before = (tmp_path / "out.mp4").read_bytes()
 
-    def fail(*arguments, **options):
+    def fail(path, data, rate):
+        path.write_bytes(b"half")
         raise RuntimeError("encoder")
 
-    monkeypatch.setattr(av.VideoFrame, "from_ndarray", fail, raising=True)
+    monkeypatch.setattr("slotid_core.video.save._encode", fail)
     with pytest.raises(RuntimeError, match="encoder"):
         save_video(tmp_path / "out.mp4", smooth(9, 64, 64), 16)
     assert [path.name for path in tmp_path.iterdir()] == ["out.mp4"]
