@@ -1,0 +1,1 @@
+"""ComfyUI's side of the pack: thin nodes over `slotid_core`."""

@@ -1,0 +1,132 @@
+"""A real ComfyUI for the tests: where it is, a server with the pack in it, and prompts sent to it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+PACK = Path(__file__).resolve().parents[2]
+PACK_NAME = "ComfyUI-SlotID"
+START_SECONDS = 180
+PROMPT_SECONDS = 180
+
+Graph = dict[str, dict[str, Any]]
+
+
+def comfyui_path() -> Path | None:
+    """The ComfyUI named by COMFYUI_PATH, or the one whose custom_nodes this pack lies in."""
+    named = os.environ.get("COMFYUI_PATH")
+    candidates = [Path(named)] if named else [PACK.parents[1]]
+    return next((path for path in candidates if (path / "comfyui_version.py").is_file()), None)
+
+
+def comfyui_python() -> str:
+    return os.environ.get("COMFYUI_PYTHON", sys.executable)
+
+
+def comfyui_version(path: Path) -> tuple[int, ...]:
+    text = (path / "comfyui_version.py").read_text()
+    return tuple(int(part) for part in re.search(r'__version__ = "([\d.]+)"', text)[1].split("."))
+
+
+class NodeFailed(Exception):
+    """A node's error, as the page would show it. `node` is its id, `message` the text."""
+
+    def __init__(self, node: str, message: str) -> None:
+        super().__init__(f"node {node}: {message}")
+        self.node, self.message = node, message
+
+
+class Server:
+    """ComfyUI with the pack linked in, in a folder of its own."""
+
+    def __init__(self, comfyui: Path, base: Path) -> None:
+        self.base, self.log_file = base, base / "server.log"
+        (base / "custom_nodes").mkdir(parents=True)
+        (base / "custom_nodes" / PACK_NAME).symlink_to(PACK, target_is_directory=True)
+        (base / "input").mkdir()
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        options = f"--cpu --base-directory {base} --database-url sqlite:///{base}/comfyui.db --port {self.port}"
+        self._log = self.log_file.open("w")
+        self._process = subprocess.Popen(
+            [comfyui_python(), "main.py", *options.split(), "--disable-auto-launch"],
+            cwd=comfyui,
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+        )
+
+    def wait_until_up(self) -> None:
+        end = time.monotonic() + START_SECONDS
+        while time.monotonic() < end and self._process.poll() is None:
+            try:
+                self.get("/system_stats")
+                return
+            except (urllib.error.URLError, ConnectionError):
+                time.sleep(0.5)
+        raise RuntimeError(f"ComfyUI did not start:\n{self.log()[-4000:]}")
+
+    def stop(self) -> None:
+        self._process.terminate()
+        self._process.wait(30)
+        self._log.close()
+
+    def log(self) -> str:
+        return self.log_file.read_text(errors="replace")
+
+    def get(self, path: str) -> Any:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=60) as answer:
+            return json.load(answer)
+
+    def post(self, path: str, data: Any) -> Any:
+        body = json.dumps(data).encode()
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.port}{path}", body, {"Content-Type": "application/json"}
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                text = answer.read()
+        except urllib.error.HTTPError as error:
+            text = error.read()
+        return json.loads(text) if text else None
+
+    def forget(self) -> None:
+        """Drop the models and every cached result, so that the next prompt runs all of its nodes."""
+        self.post("/free", {"unload_models": True, "free_memory": True})
+        # The flag is read between prompts; an empty queue is looked at about once a second.
+        time.sleep(1.5)
+
+    def run(self, graph: Graph) -> dict[str, Any]:
+        """Run a graph in API form to its end and give the outputs of its nodes.
+
+        Raises:
+            NodeFailed: the host refused a node, or one failed.
+        """
+        answer = self.post("/prompt", {"prompt": graph})
+        for node, errors in (answer.get("node_errors") or {}).items():
+            raise NodeFailed(node, "\n".join(f"{e['message']}: {e['details']}" for e in errors["errors"]))
+        end = time.monotonic() + PROMPT_SECONDS
+        while time.monotonic() < end:
+            entry = self.get(f"/history/{answer['prompt_id']}").get(answer["prompt_id"])
+            if entry is None:
+                time.sleep(0.1)
+                continue
+            for kind, data in entry["status"]["messages"]:
+                if kind == "execution_error":
+                    raise NodeFailed(data["node_id"], data["exception_message"])
+            return entry["outputs"]
+        raise RuntimeError(f"the prompt did not end:\n{self.log()[-4000:]}")
+
+    def file(self, found: dict[str, str]) -> Path:
+        """Path of a file that an output names."""
+        return self.base / found["type"] / found["subfolder"] / found["filename"]

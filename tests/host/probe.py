@@ -1,0 +1,237 @@
+"""Runs inside a real ComfyUI and tells, as JSON, what the identity patch did to the sampled latents.
+
+Not a test itself: `test_patch.py` runs it once with the host's own Python and holds each answer.
+
+    python probe.py COMFYUI PACK DIT SLOTID OUT
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+COMFYUI, PACK, DIT, SLOTID, OUT = (Path(argument) for argument in sys.argv[1:6])
+sys.path.insert(0, str(COMFYUI))
+sys.argv = ["probe", "--cpu"]
+
+import comfy.options  # noqa: E402
+
+comfy.options.enable_args_parsing()
+
+import comfy.ldm.wan.model  # noqa: E402
+import comfy.sample  # noqa: E402
+import comfy.samplers  # noqa: E402
+import comfy.sd  # noqa: E402
+import torch  # noqa: E402
+from comfy.patcher_extension import WrappersMP  # noqa: E402
+
+STEPS = 4
+
+
+def load_pack():
+    spec = importlib.util.spec_from_file_location(
+        "slotid_pack", PACK / "__init__.py", submodule_search_locations=[str(PACK)]
+    )
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["slotid_pack"] = module
+    spec.loader.exec_module(module)
+    return {
+        name: importlib.import_module(f"slotid_pack.{name}")
+        for name in ("nodes.wan_patch", "nodes.host_model", "slotid_core.identity", "slotid_core.errors")
+    }
+
+
+pack = load_pack()
+apply_identity = pack["nodes.wan_patch"].apply_identity
+SlotIDError = pack["slotid_core.errors"].SlotIDError
+
+
+def identity(slotid, seed: int):
+    generator = torch.Generator().manual_seed(seed)
+    tokens = torch.randn(2 * slotid.model.config.encoder.slots, slotid.model.config.identity_width, generator=generator)
+    return pack["slotid_core.identity"].Identity(
+        tokens=tokens,
+        thumbnails=torch.zeros(1, 64, 64, 3, dtype=torch.uint8),
+        coverage={},
+        model_name=slotid.model.name,
+        model_hash=slotid.model.hash,
+        backbone=slotid.model.config.backbone,
+        source="",
+        source_hash="",
+        frames_used=(0.0,),
+    )
+
+
+def prompt(seed: int, length: int = 4):
+    return [[torch.randn(1, length, 4096, generator=torch.Generator().manual_seed(seed)), {}]]
+
+
+class Run:
+    """One sampling run, with what the model made of each conditioning in each step."""
+
+    def __init__(self, model, *, cfg=3.0, batch=1, size=(3, 4, 4), negative_length=4):
+        self.cond, self.uncond, self.chunks = [], [], []
+        model = model.clone()
+
+        def watch(args):
+            self.cond.append(args["cond_denoised"].clone())
+            self.uncond.append(args["uncond_denoised"].clone() if args["uncond_denoised"] is not None else None)
+            return args["denoised"]
+
+        def note_chunks(executor, *args, **kwargs):
+            options = next(a for a in [*args, kwargs.get("transformer_options")] if isinstance(a, dict))
+            self.chunks.append(options["cond_or_uncond"])
+            return executor(*args, **kwargs)
+
+        model.set_model_sampler_post_cfg_function(watch)
+        model.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "watch", note_chunks)
+        channels = model.model.latent_format.latent_channels
+        noise = torch.randn(batch, channels, *size, generator=torch.Generator().manual_seed(1))
+        self.latents = comfy.sample.sample(
+            model, noise, STEPS, cfg, "euler", "simple", prompt(2), prompt(3, negative_length), torch.zeros_like(noise)
+        )
+
+    def same_steps(self, other: Run) -> list[bool]:
+        """Whether cond was bit-identical, per step (meaningful while the noise going in is the same)."""
+        return [torch.equal(a, b) for a, b in zip(self.cond, other.cond, strict=True)]
+
+
+def same(a: Run, b: Run) -> bool:
+    return torch.equal(a.latents, b.latents) and bool(torch.isfinite(a.latents).all())
+
+
+def refusal(call) -> str:
+    try:
+        call()
+    except SlotIDError as error:
+        return str(error)
+    return ""
+
+
+def main() -> dict[str, object]:
+    answers: dict[str, object] = {}
+    model = comfy.sd.load_diffusion_model(str(DIT))
+    slotid = pack["nodes.host_model"].HostModel(SLOTID)
+    one, two = identity(slotid, 10), identity(slotid, 11)
+
+    def on(model=model, who=one, strength=1.0, start=0.0, end=1.0):
+        return apply_identity(model, slotid, who, strength, start, end)
+
+    plain = Run(model)
+    answers["deterministic"] = same(plain, Run(model))
+    answers["strength_0_is_the_model"] = on(strength=0.0) is model
+    conditioned = Run(on())
+    answers["changes_when_on"] = not same(plain, conditioned)
+    answers["identities_differ"] = not same(conditioned, Run(on(who=two)))
+    answers["strengths_differ"] = not same(conditioned, Run(on(strength=0.5)))
+    answers["repeats"] = same(conditioned, Run(on()))
+    answers["gone_after_a_run"] = same(plain, Run(model))
+    answers["nothing_left_on_model"] = not model.model_options["transformer_options"].get("patches_replace")
+
+    late, early = Run(on(start=0.5)), Run(on(end=0.5))
+    answers["late_start"] = late.same_steps(plain)
+    answers["early_end_differs"] = not same(plain, early)
+    answers["halves_make_a_whole"] = same(conditioned, Run(on(on(start=0.5), end=0.5)))
+    answers["range_without_a_step"] = same(plain, Run(on(start=0.999)))
+
+    for name, length in (("batched", 4), ("apart", 7)):
+        off, conditioned = Run(model, negative_length=length), Run(on(), negative_length=length)
+        answers[f"{name}_chunks"] = off.chunks[: len(off.chunks) // STEPS]
+        # In the first step the noise is the same, so the model's answers compare.
+        answers[f"{name}_uncond_same"] = torch.equal(off.uncond[0], conditioned.uncond[0])
+        answers[f"{name}_cond_differs"] = not torch.equal(off.cond[0], conditioned.cond[0])
+    answers["cfg_1_changes"] = not same(Run(model, cfg=1.0), Run(on(), cfg=1.0))
+
+    pair, off = Run(on(), batch=2), Run(model, batch=2)
+    answers["batch_2_strength_0"] = same(off, Run(on(strength=0.0), batch=2))
+    answers["batch_2_uncond_same"] = torch.equal(off.uncond[0], pair.uncond[0])
+    answers["batch_2_every_row_differs"] = [not torch.equal(off.cond[0][i], pair.cond[0][i]) for i in range(2)]
+
+    answers["odd_size_changes"] = not same(Run(model, size=(2, 5, 7)), Run(on(), size=(2, 5, 7)))
+
+    answers["two_identities_differ_from_one"] = not same(Run(on(on(), two)), Run(on()))
+    answers["second_at_strength_0"] = same(Run(on()), Run(on(on(), two, strength=0.0)))
+
+    calls = []
+
+    def others_patch(args, extra):
+        calls.append(1)
+        return {"img": extra["original_block"](args)["img"] * 0.9}
+
+    other = model.clone()
+    other.set_model_patch_replace(others_patch, "dit", "double_block", 1)
+    after = Run(on(other))
+    answers["calls_another_packs_block"] = len(calls)
+    answers["another_packs_block_counts"] = not same(after, Run(on()))
+    before = on()
+    before.set_model_patch_replace(others_patch, "dit", "double_block", 1)
+    answers["another_pack_after_us"] = same(after, Run(before))
+    answers["callers_options_untouched"] = other.model_options["transformer_options"]["patches_replace"]["dit"] == {
+        ("double_block", 1): others_patch
+    }
+
+    # A shift set after Apply must move the identity's range with it.
+    def shifted(model, shift=2.0):
+        from comfy_extras.nodes_model_advanced import ModelSamplingSD3
+
+        return ModelSamplingSD3().patch(model, shift, multiplier=1000)[0]
+
+    answers["shift_in_either_order"] = same(Run(shifted(on(start=0.5))), Run(on(shifted(model), start=0.5)))
+    answers["shift_moves_the_range"] = Run(shifted(on(start=0.5))).same_steps(Run(shifted(model)))
+
+    prepared = []
+    adapter = slotid.conditioning.model
+    original = adapter.prepare
+    adapter.prepare = lambda tokens: prepared.append(1) or original(tokens)
+    patched = on()
+    Run(patched)
+    answers["prepared_per_run"] = len(prepared)
+    del adapter.prepare
+    patch = patched.get_wrappers(WrappersMP.DIFFUSION_MODEL, "slotid")[0]
+    answers["nothing_kept_after_run"] = patch.prepared == {}
+    answers["deepcopy_shares_weights"] = copy.deepcopy({"wrapper": [patch]})["wrapper"][0] is patch
+    answers["adapter_is_managed"] = any(m.model is adapter for m in patched.get_additional_models_with_key("slotid"))
+
+    answers["wrong_width"] = refusal(lambda: apply_identity(narrow(), slotid, one, 1.0, 0.0, 1.0))
+    answers["not_wan"] = refusal(lambda: apply_identity(not_wan(), slotid, one, 1.0, 0.0, 1.0))
+    answers["empty_range"] = refusal(lambda: on(start=0.6, end=0.4))
+    stranger = copy.copy(one)
+    object.__setattr__(stranger, "model_hash", "0" * 64)
+    answers["other_models_identity"] = refusal(lambda: on(who=stranger))
+    answers["reference_prefix"] = reference_prefix()
+    return answers
+
+
+def narrow():
+    """A Wan model of another width."""
+    import comfy.ops
+
+    wan = comfy.ldm.wan.model.WanModel(
+        dim=128, ffn_dim=128, num_heads=1, num_layers=2, operations=comfy.ops.disable_weight_init, dtype=torch.float32
+    )
+    return comfy.sd.load_diffusion_model_state_dict({key: torch.zeros_like(t) for key, t in wan.state_dict().items()})
+
+
+def not_wan():
+    """The smallest thing the patch looks at before it refuses."""
+    model = torch.nn.Module()
+    model.diffusion_model = torch.nn.Linear(1, 1)
+    return comfy.model_patcher.ModelPatcher(model, torch.device("cpu"), torch.device("cpu"))
+
+
+def reference_prefix() -> list[int]:
+    """Where the video's tokens lie behind a 6x10 latent reference image, in a 2x5x7 latent video."""
+    import comfy.ops
+
+    wan = comfy.ldm.wan.model.WanModel(
+        dim=128, ffn_dim=8, num_heads=1, num_layers=1, in_dim_ref_conv=16, operations=comfy.ops.disable_weight_init
+    )
+    tokens = pack["nodes.wan_patch"].video_tokens(wan, torch.zeros(1, 16, 2, 5, 7), torch.zeros(1, 16, 6, 10))
+    return [tokens.start, tokens.stop]
+
+
+with torch.inference_mode():
+    OUT.write_text(json.dumps(main(), indent=1))
