@@ -212,6 +212,8 @@ def _to_rgb(frame: Any, max_side: int, pixel_shape: Fraction) -> np.ndarray:
         height,
         format="rgba" if has_alpha else "rgb24",
         src_colorspace="ITU709" if unlabelled else None,
+        # Without meaning for RGB, but PyAV 14 ignores the source's colours unless the two differ.
+        dst_colorspace="ITU601",
         interpolation="AREA" if scale < 1 else "BICUBIC",
     ).to_ndarray()
     if has_alpha:
