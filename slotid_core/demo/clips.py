@@ -38,6 +38,21 @@ class DemoClips:
     spoiled: Tensor
 
 
+def reference_tracks(seeds: Sequence[int], take: int = 0, frames: int = REFERENCE_FRAMES) -> tuple[People, Tracks]:
+    """Who and what `reference_clips` draws."""
+    who = people(seeds)
+    return who, _stack([_reference_scene(who, index, seed, take, frames) for index, seed in enumerate(who.seeds)])
+
+
+def target_tracks(
+    seeds: Sequence[int], take: int, prompts: Sequence[Prompt], frames: int = TARGET_FRAMES
+) -> tuple[People, Tracks]:
+    """Who and what `target_clips` draws."""
+    who = people(seeds)
+    pairs = enumerate(zip(who.seeds, prompts, strict=True))
+    return who, _stack([_target_scene(who, index, seed, take, frames, prompt) for index, (seed, prompt) in pairs])
+
+
 def reference_clips(
     seeds: Sequence[int], take: int = 0, *, frames: int = REFERENCE_FRAMES, size: int = 64, supersample: int = 1
 ) -> DemoClips:
@@ -46,9 +61,7 @@ def reference_clips(
     The head turns slowly once from one side (60 to 70 degrees) to the other; the face is neutral, then smiles, then is
     surprised, and blinks at least once. Two to three frames are occluded and as many blurred, as in real clips.
     """
-    who = people(seeds)
-    scenes = [_reference_scene(who, index, seed, take, frames) for index, seed in enumerate(who.seeds)]
-    tracks = _stack(scenes)
+    who, tracks = reference_tracks(seeds, take, frames)
     pictures = render(who, tracks, size, supersample)
     spoiled = torch.stack([_spoil(clip, seed, take) for clip, seed in zip(pictures, who.seeds, strict=True)])
     return DemoClips(pictures, who, tracks, (), spoiled)
@@ -64,13 +77,8 @@ def target_clips(
     supersample: int = 1,
 ) -> DemoClips:
     """One target clip of each person, showing its prompt; without `prompts`, each take has its own sampled one."""
-    who = people(seeds)
-    chosen = tuple(prompts) if prompts is not None else tuple(target_prompt(seed, take) for seed in who.seeds)
-    scenes = [
-        _target_scene(who, index, seed, take, frames, prompt)
-        for index, (seed, prompt) in enumerate(zip(who.seeds, chosen, strict=True))
-    ]
-    tracks = _stack(scenes)
+    chosen = tuple(prompts) if prompts is not None else tuple(target_prompt(seed, take) for seed in seeds)
+    who, tracks = target_tracks(seeds, take, chosen, frames)
     pictures = render(who, tracks, size, supersample)
     return DemoClips(pictures, who, tracks, chosen, torch.zeros(pictures.shape[:2], dtype=torch.bool))
 

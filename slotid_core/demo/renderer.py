@@ -7,7 +7,7 @@ The pictures depend on nothing but the arguments.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from .people import MARKS, People
 HEAD_HEIGHT = 0.60
 HEAD_CENTRE = 0.015
 ZOOM = 1.22
+PER_FRAME = ("yaw", "pitch", "roll", "x", "y", "smile", "surprise", "blink")
 _SLICE_PIXELS = 18 * 64 * 64
 
 
@@ -46,9 +47,9 @@ class Tracks:
     background: Tensor
     shirt: Tensor
 
-    def per_frame(self) -> tuple[str, ...]:
-        """Names of the tracks that change within a clip."""
-        return ("yaw", "pitch", "roll", "x", "y", "smile", "surprise", "blink")
+    def window(self, start: int, frames: int) -> Tracks:
+        """A stretch of every clip."""
+        return replace(self, **{name: getattr(self, name)[:, start : start + frames] for name in PER_FRAME})
 
 
 def render(people: People, tracks: Tracks, size: int = 64, supersample: int = 1) -> Tensor:
@@ -64,9 +65,8 @@ def render(people: People, tracks: Tracks, size: int = 64, supersample: int = 1)
         raise SlotIDError(f"size {size}", "a multiple of 8, at least 16", "use 64, 96 or 128")
     index = torch.arange(clips).repeat_interleave(frames)
     values = {name: value[index] for name, value in people.values.items()}
-    names = tracks.per_frame()
     moments = {
-        name: getattr(tracks, name).reshape(-1) if name in names else getattr(tracks, name)[index]
+        name: getattr(tracks, name).reshape(-1) if name in PER_FRAME else getattr(tracks, name)[index]
         for name in tracks.__dataclass_fields__
     }
     side = size * supersample

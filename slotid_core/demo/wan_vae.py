@@ -1,17 +1,24 @@
 """The Wan 2.1 video VAE at any width, in Wan's own key names, all frames of a clip at once.
 
-Hosts run this layout in chunks with a cache, to save memory. Training wants the opposite: here a clip of 4k+1 frames goes
-through in one piece, which is several times faster and gives the same numbers, because every convolution over time is
-causal with zeros before the first frame. The file that `state_dict` gives loads in ComfyUI and in diffusers.
+Hosts run this layout in chunks with a cache, to save memory. Training wants the opposite: here a clip of 4k+1 frames
+goes through in one piece, which is faster and gives the same numbers, because every convolution over time is causal
+with zeros before the first frame. The file that `state_dict` gives loads in ComfyUI and in diffusers.
+
+To train in minutes on a CPU, `WanVAE(light=True)` leaves out most of the cost at full and half resolution: some
+residual branches are skipped and the others do not look across time. What is left out starts and stays at zero, so the
+weights mean the same in the whole layout, and a longer training may switch it all on.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 LATENT_CHANNELS = 16
+LATENT_NOISE = 0.1
 _MULTIPLIERS = (1, 2, 4, 4)
 _TIME_DOWN = (False, True, True)
 
@@ -21,10 +28,14 @@ class CausalConv3d(nn.Conv3d):
 
     def __init__(self, inputs: int, outputs: int, kernel: int) -> None:
         super().__init__(inputs, outputs, kernel, padding=(0, kernel // 2, kernel // 2))
+        self.spatial = kernel == 1
 
     def forward(self, x: Tensor) -> Tensor:
-        before = self.kernel_size[0] - 1
-        return super().forward(F.pad(x, (0, 0, 0, 0, before, 0)) if before else x)
+        if self.spatial or x.shape[2] == 1:
+            frames = x.transpose(1, 2).flatten(0, 1)
+            frames = F.conv2d(frames, self.weight[:, :, -1], self.bias, padding=self.padding[1:])
+            return frames.unflatten(0, (x.shape[0], x.shape[2])).transpose(1, 2)
+        return super().forward(F.pad(x, (0, 0, 0, 0, self.kernel_size[0] - 1, 0)))
 
 
 class RMSNorm(nn.Module):
@@ -35,7 +46,8 @@ class RMSNorm(nn.Module):
         self.gamma = nn.Parameter(torch.ones(width, *(1,) * axes))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.normalize(x, dim=1) * x.shape[1] ** 0.5 * self.gamma
+        # The norm as hosts have it, F.normalize, in a form that is four times as fast on a CPU.
+        return x * x.square().mean(1, keepdim=True).clamp_min(1e-12).rsqrt() * self.gamma
 
 
 class ResidualBlock(nn.Module):
@@ -47,9 +59,10 @@ class ResidualBlock(nn.Module):
             RMSNorm(outputs, 3), nn.SiLU(), nn.Identity(), CausalConv3d(outputs, outputs, 3),
         )  # fmt: skip
         self.shortcut = CausalConv3d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
+        self.skipped = False
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.shortcut(x) + self.residual(x)
+        return self.shortcut(x) if self.skipped else self.shortcut(x) + self.residual(x)
 
 
 class Attention(nn.Module):
@@ -150,12 +163,15 @@ class Decoder(nn.Module):
 class WanVAE(nn.Module):
     """Videos [B,3,T,H,W] in [-1, 1], T = 4k+1, to latents [B,16,k+1,H/8,W/8] and back."""
 
-    def __init__(self, width: int = 16) -> None:
+    def __init__(self, width: int = 16, *, light: bool = False) -> None:
         super().__init__()
         self.encoder = Encoder(width)
         self.conv1 = CausalConv3d(2 * LATENT_CHANNELS, 2 * LATENT_CHANNELS, 1)
         self.conv2 = CausalConv3d(LATENT_CHANNELS, LATENT_CHANNELS, 1)
         self.decoder = Decoder(width)
+        self._start()
+        if light:
+            self._lighten()
 
     def encode(self, video: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log variance of the latents."""
@@ -165,6 +181,32 @@ class WanVAE(nn.Module):
     def decode(self, latents: Tensor) -> Tensor:
         """Videos, not clamped."""
         return self.decoder(self.conv2(latents))
+
+    @torch.no_grad()
+    def _start(self) -> None:
+        """Begin as a plain stack of resamplings: residual branches silent, nothing looking across time yet."""
+        for module in self.modules():
+            if isinstance(module, CausalConv3d) and module.kernel_size[0] == 3:
+                module.weight[:, :, :-1] = 0.0
+                module.weight.mul_(3**0.5)
+        for module in self.modules():
+            last = module.residual[-1] if isinstance(module, ResidualBlock) else getattr(module, "proj", None)
+            if last is not None:
+                nn.init.zeros_(last.weight)
+                nn.init.zeros_(last.bias)
+        # Latents have one fixed small variance: the noise that training adds.
+        nn.init.zeros_(self.conv1.weight[LATENT_CHANNELS:])
+        nn.init.constant_(self.conv1.bias[LATENT_CHANNELS:], 2 * math.log(LATENT_NOISE))
+
+    def _lighten(self) -> None:
+        """Leave out what `light` leaves out."""
+        down, up = self.encoder.downsamples, self.decoder.upsamples
+        for block in (down[1], down[4], up[2], up[9], up[10], up[14]):
+            block.skipped = True
+        for part in (self.encoder.conv1, down[:6], up[8:], self.decoder.head):
+            for module in part.modules():
+                if isinstance(module, CausalConv3d):
+                    module.spatial = True
 
 
 def _middle(width: int) -> nn.Sequential:
