@@ -116,7 +116,7 @@ class TokensOut(nn.Module):
         self.appearance = nn.Linear(width, identity_width)
         self.trajectory = nn.Linear(2 * width, width)
         self.time_position = nn.Linear(2 * TIME_BANDS, width)
-        self.pooling = nn.Linear(width, 1)
+        self.pooling = nn.Linear(width, 1, bias=False)
         self.dynamics = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, identity_width))
         # A photo moves nothing: it gets this in place of dynamics.
         self.no_dynamics = nn.Parameter(torch.randn(config.slots, identity_width) * 0.02)
