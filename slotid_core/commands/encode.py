@@ -1,0 +1,123 @@
+"""`slotid encode`: a clip to an identity file."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .common import add_device_option, add_force_option, check_outputs, chosen_device, progress, size_of, untrained
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..faces import Faces
+    from ..identity import Identity
+    from ..model import SlotID
+
+SUMMARY = "read the identity of a person from a clip"
+DESCRIPTION = """\
+Read the identity of one person from a short clip, and write it as a small file.
+
+Best is a clip of two seconds or more in which the head turns both ways and the face smiles: what is seen here is what
+can be kept. The identity file belongs to the Slot-ID model that made it, and needs neither the clip nor this command
+again. Make identities only of people who agreed; --consent keeps a note of that in the file."""
+EXAMPLES = """\
+examples:
+  slotid encode me.mp4                                     packaged demo models, me.identity.safetensors beside the clip
+  slotid encode me.mp4 --model slotid-wan2.1-1.3b.safetensors --vae wan_2.1_vae.safetensors -o me.safetensors
+  slotid encode party.mov --start 12.5 --person leftmost --sheet party.png     and look at who was read
+  slotid encode crops.mp4 --detector whole_frame           the clip shows nothing but the face already"""
+
+IDENTITY_ENDING = (".safetensors",)
+SHEET_ENDINGS = (".png", ".jpg", ".jpeg")
+
+
+def person(text: str) -> str | int:
+    """largest, leftmost, or the index of a person from the left."""
+    if text in ("largest", "leftmost"):
+        return text
+    if text.isdecimal():
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not largest, leftmost or a number (0 is the leftmost face)")
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("clip", type=Path, metavar="CLIP", help="a video; a photo works, with less likeness")
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="the identity file (default: beside CLIP, .identity.safetensors)",
+    )
+    parser.add_argument("--sheet", type=Path, metavar="FILE", help="also write a contact sheet of what was read (.png)")
+    parser.add_argument("--consent", default="", metavar="TEXT", help="a note kept in the file: who agreed to what")
+    add_force_option(parser)
+
+    models = parser.add_argument_group("models")
+    models.add_argument("--model", type=Path, metavar="FILE", help="the Slot-ID model (default: the demo model)")
+    models.add_argument(
+        "--vae", type=Path, metavar="FILE", help="the video model's VAE, as ComfyUI takes it (default: the demo VAE)"
+    )
+    add_device_option(models)
+
+    faces = parser.add_argument_group("which face")
+    faces.add_argument(
+        "--detector",
+        choices=("dlib", "insightface", "whole_frame"),
+        default="dlib",
+        help="who finds the face; whole_frame: the clip shows only the face (default: dlib)",
+    )
+    faces.add_argument(
+        "--person", type=person, default="largest", metavar="WHO", help="largest, leftmost, or 0, 1, 2 .. from the left"
+    )
+
+    part = parser.add_argument_group("which part of the clip")
+    part.add_argument("--start", type=float, default=0.0, metavar="SECONDS", help="where to begin (default: 0)")
+    part.add_argument("--duration", type=float, metavar="SECONDS", help="how much to use (default: all the frames)")
+    part.add_argument("--frames", type=int, default=33, help="the most frames to take, 4k + 1 of them (default: 33)")
+    part.add_argument("--fps", type=float, default=16.0, help="frames to take per second of the clip (default: 16)")
+
+
+def run(args: argparse.Namespace) -> None:
+    output = args.output or args.clip.with_suffix(".identity.safetensors")
+    wanted = {output: IDENTITY_ENDING} | ({args.sheet: SHEET_ENDINGS} if args.sheet else {})
+    check_outputs(wanted, force=args.force)
+
+    from ..demo.files import demo_files
+    from ..faces import prepare_faces
+    from ..model import SlotID
+    from ..pipelines.wan import load_wan_vae
+    from ..video import load_video
+
+    device = chosen_device(args.device)
+    model = SlotID.load(args.model or demo_files().slot_id)
+    vae = load_wan_vae(args.vae or demo_files().vae, device=device)
+    with progress("Reading the clip") as report:
+        clip = load_video(
+            args.clip, frames=args.frames, fps=args.fps, start=args.start, duration=args.duration, progress=report
+        )
+    with progress("Finding the face") as report:
+        faces = prepare_faces(clip, detector=args.detector, person=args.person, progress=report)
+    print(faces.coverage.report())
+    identity = read_identity(model, faces, vae, device, consent=args.consent)
+    if args.sheet:
+        write_sheet(args.sheet, faces, untrained(model.metadata))
+        print(f"Wrote {args.sheet}: look whether it shows the right person.")
+    identity.save(output)
+    print(f"Wrote {output}: {len(identity.tokens)} identity tokens, {size_of(output)}.")
+    if untrained(model.metadata):
+        print("Made with untrained demo weights: it shows how the parts work together, not likeness.")
+
+
+def read_identity(model: SlotID, faces: Faces, vae: object, device: torch.device, *, consent: str = "") -> Identity:
+    from ..pipelines.wan import encode_video
+
+    return model.to(device).encode(faces, encode_video(vae), consent=consent)
+
+
+def write_sheet(path: Path, faces: Faces, words: str) -> None:
+    from ..sheets import contact_sheet, save_image
+
+    save_image(path, contact_sheet(faces, title=words or None))
