@@ -1,0 +1,192 @@
+"""The stage itself: from a clip to crops of one person."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..detectors import DEFAULT_PACK, Box, Detector, LandmarksDetector, make_detector
+from ..errors import SlotIDError, SlotIDWarning
+from ..video import Clip, Progress, check_frames
+from .coverage import Coverage, counted
+from .cropping import crop_square, face_mask, fill, smooth
+from .tracking import Track, find_cuts, link
+
+
+@dataclass(frozen=True)
+class Faces:
+    """Crops of one person.
+
+    Args:
+        crops: [T, size, size, 3] float32 in [0, 1].
+        masks: [T, size, size] float32 in [0, 1], 1 in the face, falling softly to 0 around it.
+        boxes: [T, 4] float32, the crops' squares as x0, y0, x1, y1 in pixels of the clip; they may leave the frame.
+        coverage: what was found.
+        clip: the frames that were used.
+    """
+
+    crops: Tensor
+    masks: Tensor
+    boxes: Tensor
+    coverage: Coverage
+    clip: Clip
+
+
+def prepare_faces(
+    clip: Clip,
+    *,
+    detector: str | Detector = "dlib",
+    person: str | int = "largest",
+    margin: float = 0.6,
+    size: int = 256,
+    smoothing: float = 0.15,
+    landmarks: Any = None,
+    model_folders: Iterable[str | os.PathLike[str]] = (),
+    model_pack: str = DEFAULT_PACK,
+    progress: Progress | None = None,
+) -> Faces:
+    """Follow one person's face through the clip and crop it. Deterministic.
+
+    Args:
+        clip: frames in order of time.
+        detector: "dlib", "insightface", "landmarks", "whole_frame", or an object with `name` and `detect`.
+        person: "largest" (the face with the largest area, summed over the clip), "leftmost", or a number counted from
+            the left, from 0; both in the first frame that has faces.
+        margin: room around the face, as a part of its longer side; the crop's side is (1 + margin) faces. Not used
+            by whole_frame, which keeps all of the frame and repeats its edge where it is not square.
+        size: side of the crops in pixels, a multiple of 16 from 32 to 1024.
+        smoothing: seconds (standard deviation) over which the box is averaged, before and after alike; 0 for none.
+        landmarks: FACE_LANDMARKS of the clip's frames, for the detector "landmarks".
+        model_folders, model_pack: for insightface, see `make_detector`.
+        progress: called with (frames searched, frames); what it raises ends the search.
+
+    Raises:
+        SlotIDError: no face anywhere, a person that is not there, a detector that is not installed, arguments out of
+            range, NaN frames.
+
+    Warns:
+        SlotIDWarning: when the face is found in less than half of the frames.
+    """
+    _check_arguments(margin, size, smoothing)
+    person = _person(person)
+    check_frames(clip.frames, channels_from=3)
+    if isinstance(detector, str):
+        detector = make_detector(detector, landmarks=landmarks, model_folders=model_folders, model_pack=model_pack)
+    if isinstance(detector, LandmarksDetector):
+        _check_count(len(detector), clip)
+    whole = detector.name == "whole_frame"
+
+    found = _detect(clip, detector, progress)
+    cuts = [] if whole else find_cuts(clip.frames)
+    tracks = link(found, cuts)
+    if not tracks:
+        raise _no_face(clip, detector.name)
+    track = _choose(tracks, found, person)
+    shot = _shot(track, cuts, len(found))
+    clip = _part(clip, shot)
+    used = range(shot.start, shot.start + clip.frames.shape[0])
+    faces = [track.boxes.get(i) for i in used]
+    coverage = Coverage(
+        frames=len(faces),
+        detected=sum(face is not None for face in faces),
+        interpolated=[i for i, face in enumerate(faces) if face is None],
+        faces_per_frame=[len(found[i]) for i in used],
+        smallest_face_px=min(max(face.width, face.height) for face in track.boxes.values()),
+        detector=detector.name,
+        person=str(person),
+        cuts=tuple(cuts),
+    )
+    if coverage.fraction < 0.5:
+        warnings.warn(coverage.report(), SlotIDWarning, stacklevel=2)
+    path = smooth(fill(track, used), 0.0 if whole else smoothing * float(clip.fps))
+    sides = np.exp(path[:, 2:]).max(axis=1) * (1.0 if whole else 1.0 + margin)
+    extent = clip.frames.shape[1:3]
+    boxes = np.concatenate([path[:, :2] - sides[:, None] / 2, path[:, :2] + sides[:, None] / 2], axis=1)
+    crops = np.stack([crop_square(frame.numpy(), box, size) for frame, box in zip(clip.frames, boxes, strict=True)])
+    masks = np.stack([face_mask(place, box, size, extent, whole) for place, box in zip(path, boxes, strict=True)])
+    crops, masks, boxes = (torch.from_numpy(array.astype(np.float32)) for array in (crops, masks, boxes))
+    return Faces(crops, masks, boxes, coverage, clip)
+
+
+def _check_arguments(margin: float, size: int, smoothing: float) -> None:
+    for label, value, limit in (("margin", margin, 3.0), ("smoothing", smoothing, 5.0)):
+        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= limit:
+            raise SlotIDError(f"{label} is {value!r}", f"a number from 0 to {limit:g}", f"Correct {label}.")
+    if not isinstance(size, int) or isinstance(size, bool) or size % 16 or not 32 <= size <= 1024:
+        # The VAE halves three times, the encoder's patches once more.
+        raise SlotIDError(f"size is {size!r}", "a multiple of 16 from 32 to 1024", "Correct size.")
+
+
+def _person(person: str | int) -> str | int:
+    if isinstance(person, str) and person.isdecimal():
+        person = int(person)
+    if person in ("largest", "leftmost") or (type(person) is int and person >= 0):
+        return person
+    choices = "largest, leftmost, or 0, 1, 2 ... from the left"
+    raise SlotIDError(f"person is {person!r}", choices, "Choose one of these.")
+
+
+def _check_count(count: int, clip: Clip) -> None:
+    # A batch may have lost up to three frames on its way to 4k + 1.
+    if not 0 <= count - clip.frames.shape[0] < 4:
+        raise SlotIDError(
+            f"The landmarks are of {counted(count, 'frame')}, the clip has {clip.frames.shape[0]}",
+            "landmarks found in this clip's own frames",
+            "Connect the same frames to the Face Landmarker and to Prepare Face.",
+        )
+
+
+def _detect(clip: Clip, detector: Detector, progress: Progress | None) -> list[list[Box]]:
+    found = []
+    for i, frame in enumerate(clip.frames):
+        pixels = frame[..., :3].clamp(0.0, 1.0).mul(255.0).add_(0.5).to(torch.uint8).numpy()
+        found.append(detector.detect(pixels, i))
+        if progress is not None:
+            progress(i + 1, clip.frames.shape[0])
+    return found
+
+
+def _no_face(clip: Clip, name: str) -> SlotIDError:
+    count, first, last = clip.frames.shape[0], clip.timestamps[0].item(), clip.timestamps[-1].item()
+    looked = f"the {count} frames" if count > 1 else "the one frame"
+    return SlotIDError(
+        f"No face in {looked} of {clip.source} looked at, {first:.2f} s to {last:.2f} s (detector {name})",
+        "a face turned more or less to the camera, at least an eighth of the picture's longer side",
+        "Choose another part of the clip with start and duration, or another detector; if the clip is already cropped "
+        "to the face, the detector whole_frame.",
+    )
+
+
+def _choose(tracks: list[Track], found: list[list[Box]], person: str | int) -> Track:
+    if person == "largest":
+        return max(tracks, key=lambda track: sum(box.width * box.height for box in track.boxes.values()))
+    first = next(i for i, boxes in enumerate(found) if boxes)
+    row = sorted((track for track in tracks if first in track.boxes), key=lambda track: track.boxes[first].centre)
+    place = 0 if person == "leftmost" else person
+    if place >= len(row):
+        raise SlotIDError(
+            f"person is {place}, and frame {first} shows {counted(len(row), 'face')}",
+            f"0 to {len(row) - 1}, counted from the left" if len(row) > 1 else "0, or largest",
+            "Choose one of these, or another part of the clip.",
+        )
+    return row[place]
+
+
+def _shot(track: Track, cuts: list[int], count: int) -> range:
+    inside = next(iter(track.boxes))
+    return range(max([0, *(c for c in cuts if c <= inside)]), min([count, *(c for c in cuts if c > inside)]))
+
+
+def _part(clip: Clip, shot: range) -> Clip:
+    if len(shot) == clip.frames.shape[0]:
+        return clip
+    # Another shot shows other things, perhaps another person; what is left is cut to 4k + 1 again.
+    end = shot.start + (len(shot) - 1) // 4 * 4 + 1
+    return replace(clip, frames=clip.frames[shot.start : end], timestamps=clip.timestamps[shot.start : end])
