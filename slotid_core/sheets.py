@@ -1,4 +1,4 @@
-"""Pictures to judge by eye: what a clip holds, what was found in it, what was generated. All are uint8 RGB [H, W, 3]."""
+"""Pictures to judge by eye: a clip, what was found in it, what was generated. All are uint8 RGB [H, W, 3]."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .errors import SlotIDError
 from .faces import Faces
-from .video import check_frames, write_atomic
+from .video import as_bytes, check_frames, write_atomic
 
 BACKGROUND = (32, 33, 36)
 TEXT = (232, 234, 237)
@@ -104,7 +104,7 @@ def save_image(path: str | os.PathLike[str], picture: np.ndarray) -> None:
 
 
 def _scaled(frame: Tensor, height: int) -> Image.Image:
-    data = frame[..., :3].detach().to("cpu").float().clamp(0, 1).mul(255).add_(0.5).byte().numpy()
+    data = as_bytes(frame)
     width = max(1, round(data.shape[1] * height / data.shape[0]))
     # Very wide frames would make a column of one; their height gives way.
     if width > 4 * height:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..detectors import DEFAULT_PACK, Box, Detector, LandmarksDetector, make_detector
 from ..errors import SlotIDError, SlotIDWarning
-from ..video import Clip, Progress, check_frames
+from ..video import Clip, Progress, as_bytes, check_frames
 from .coverage import Coverage, counted
 from .cropping import crop_square, face_mask, fill, smooth
 from .tracking import Track, find_cuts, link
@@ -146,8 +146,7 @@ def _check_count(count: int, clip: Clip) -> None:
 def _detect(clip: Clip, detector: Detector, progress: Progress | None) -> list[list[Box]]:
     found = []
     for i, frame in enumerate(clip.frames):
-        pixels = frame[..., :3].clamp(0.0, 1.0).mul(255.0).add_(0.5).to(torch.uint8).numpy()
-        found.append(detector.detect(pixels, i))
+        found.append(detector.detect(as_bytes(frame), i))
         if progress is not None:
             progress(i + 1, clip.frames.shape[0])
     return found

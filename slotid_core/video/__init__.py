@@ -4,8 +4,18 @@ Files are decoded with PyAV (imported when first needed) and resampled by timest
 rates and rotated phone videos come out right. Only the frames that are asked for are kept, already scaled down.
 """
 
-from .clip import Clip, as_fps, check_frames, clip_from_frames
+from .clip import Clip, as_bytes, as_fps, check_frames, clip_from_frames
 from .load import Progress, load_video
 from .save import save_video, write_atomic
 
-__all__ = ["Clip", "Progress", "as_fps", "check_frames", "clip_from_frames", "load_video", "save_video", "write_atomic"]
+__all__ = [
+    "Clip",
+    "Progress",
+    "as_bytes",
+    "as_fps",
+    "check_frames",
+    "clip_from_frames",
+    "load_video",
+    "save_video",
+    "write_atomic",
+]

@@ -57,10 +57,10 @@ def clip_from_frames(frames: Tensor, fps: float | Fraction, *, source: str = "fr
     picked = picked[: floor_4k1(picked.shape[0]), ..., :3].to("cpu", torch.float32).clamp(0.0, 1.0).contiguous()
     if picked.shape[0] == 1:
         warn_single(source)
-    data = picked.mul(255.0).add_(0.5).to(torch.uint8).numpy()
-    digest = hashlib.sha256(repr(data.shape).encode())
-    digest.update(np.ascontiguousarray(data))
-    times = torch.tensor([float(i / rate) for i in range(len(data))], dtype=torch.float64)
+    digest = hashlib.sha256(repr(tuple(picked.shape)).encode())
+    for frame in picked:
+        digest.update(as_bytes(frame))
+    times = torch.tensor([float(i / rate) for i in range(len(picked))], dtype=torch.float64)
     return Clip(picked, times, rate, source, digest.hexdigest())
 
 
@@ -89,6 +89,12 @@ def check_frames(frames: Any, *, channels_from: int) -> Tensor:
         values = f"[{low.min().item():.3g}, {high.max().item():.3g}]"
         raise SlotIDError(f"The frames' values span {values}", "[0, 1]", "Scale the frames, by 1/255 if from bytes.")
     return frames
+
+
+def as_bytes(frame: Tensor) -> np.ndarray:
+    """A floating [H, W, C >= 3] frame in [0, 1] as uint8 [H, W, 3], rounded; values outside are clipped."""
+    pixels = frame[..., :3].detach().to("cpu", torch.float32).numpy() * 255.0 + 0.5
+    return np.ascontiguousarray(pixels.clip(0.0, 255.0).astype(np.uint8))
 
 
 def as_fps(value: float | Fraction) -> Fraction:

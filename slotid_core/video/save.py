@@ -9,11 +9,10 @@ from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from ..errors import SlotIDError
-from .clip import as_fps, check_frames
+from .clip import as_bytes, as_fps, check_frames
 
 
 def save_video(path: str | os.PathLike[str], frames: Tensor, fps: float | Fraction) -> None:
@@ -74,7 +73,7 @@ def _encode(path: Path, data: Tensor, rate: Fraction) -> None:
         context.colorspace = context.color_primaries = context.color_trc = 1
         context.color_range = 1
         for i, picture in enumerate(data):
-            pixels = picture.detach().to("cpu", torch.float32).clamp(0, 1).mul(255).add_(0.5).to(torch.uint8).numpy()
+            pixels = as_bytes(picture)
             pixels = np.pad(pixels, ((0, height - pixels.shape[0]), (0, width - pixels.shape[1]), (0, 0)), "edge")
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
             frame = frame.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
