@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from ..slotid_core.errors import SlotIDError
 MODELS = "slot_id"
 IDENTITIES = "slot_id_identities"
 
-_SAMPLE = "slot-id sample: "
+_SAMPLE = " [temp]"
 _EXTENSION = ".safetensors"
 _NAME = re.compile(r"[\w .()+-]+")
 _RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
@@ -72,11 +73,18 @@ def reference_files() -> list[str]:
 
 
 def sample_clips() -> list[str]:
+    """Names of the packaged sample clips, put where the page can show them: in the folder that empties itself."""
+    temporary = Path(folder_paths.get_temp_directory())
+    for path in demo_files().clips:
+        with contextlib.suppress(OSError):
+            temporary.mkdir(parents=True, exist_ok=True)
+            if not (temporary / path.name).exists():
+                shutil.copyfile(path, temporary / path.name)
     return list(_samples())
 
 
 def _samples() -> dict[str, str]:
-    return {_SAMPLE + path.name: str(path) for path in demo_files().clips}
+    return {path.name + _SAMPLE: str(path) for path in demo_files().clips}
 
 
 def reference_path(name: str) -> str:
@@ -97,6 +105,14 @@ def reference_path(name: str) -> str:
 
 def _escapes(name: str) -> bool:
     return "\0" in name or os.path.isabs(name) or ".." in re.split(r"[/\\]", name)
+
+
+def insightface_folders() -> list[str]:
+    """Where this host's users keep insightface's model packs."""
+    registered = (
+        folder_paths.get_folder_paths("insightface") if "insightface" in folder_paths.folder_names_and_paths else []
+    )
+    return [*registered, os.path.join(folder_paths.models_dir, "insightface")]
 
 
 def new_identity_path(name: str, *, overwrite: bool) -> Path:

@@ -8,7 +8,7 @@ from ..slotid_core.identity import Identity
 from . import folders, sockets
 from .host import noted_warnings
 from .host_model import HostModel
-from .reports import routing_picture
+from .routing_picture import routing_picture
 from .sockets import declare
 from .video_nodes import as_faces
 

@@ -14,8 +14,8 @@ from .sockets import declare
 
 # A batch of images has no rate of its own; this one is Wan's.
 IMAGE_FPS = 16
-PEOPLE = {"largest face": "largest", "leftmost": 0, "2nd from left": 1, "3rd from left": 2, "4th from left": 3}
-SHEET_COLUMNS = 8
+PEOPLE = {"largest face": "largest", "leftmost": "leftmost", "2nd from left": 1, "3rd from left": 2, "4th from left": 3}
+PREVIEW_FRAMES, PREVIEW_COLUMNS = 8, 4
 
 
 class LoadReferenceVideo(io.ComfyNode):
@@ -100,9 +100,8 @@ class LoadReferenceVideo(io.ComfyNode):
         source, start, duration = video_window(video, *part) if video else (folders.reference_path(file), *part)
         with noted_warnings() as notes:
             clip = load_video(source, frames=frames, fps=fps, start=start, duration=duration, progress=progress_bar())
-        sheet = as_image(frames_sheet(clip.frames, SHEET_COLUMNS))
         report = "\n".join([clip_report(clip), *notes])
-        return io.NodeOutput(clip, clip.frames, float(clip.fps), report, ui=preview(sheet, report, cls))
+        return io.NodeOutput(clip, clip.frames, float(clip.fps), report, ui=preview(clip_sheet(clip), report, cls))
 
     @classmethod
     def validate_inputs(cls, file=None) -> bool | str:
@@ -153,7 +152,7 @@ class PrepareFace(io.ComfyNode):
                     "margin",
                     default=0.6,
                     min=0.0,
-                    max=2.0,
+                    max=3.0,
                     step=0.05,
                     advanced=True,
                     tooltip="Space around the face, as a part of its size: hair, ears and neck belong to a person. Not "
@@ -185,6 +184,7 @@ class PrepareFace(io.ComfyNode):
                 person=PEOPLE[person],
                 margin=margin,
                 landmarks=landmarks,
+                model_folders=folders.insightface_folders(),
                 progress=progress_bar(),
             )
         sheet = as_image(contact_sheet(faces))
@@ -200,6 +200,13 @@ def as_clip(clip: Clip | torch.Tensor) -> Clip:
 def as_faces(faces: Faces | torch.Tensor) -> Faces:
     """What a SLOTID_FACES,IMAGE socket brings, as faces: images are taken for crops."""
     return faces if isinstance(faces, Faces) else prepare_faces(as_clip(faces), detector="whole_frame")
+
+
+def clip_sheet(clip: Clip) -> torch.Tensor:
+    """A few frames, evenly spaced, with their times."""
+    shown = torch.linspace(0, len(clip.frames) - 1, min(PREVIEW_FRAMES, len(clip.frames))).round().long()
+    captions = [f"{time:.2f} s" for time in clip.timestamps[shown].tolist()]
+    return as_image(frames_sheet(clip.frames[shown], min(PREVIEW_COLUMNS, len(shown)), captions=captions))
 
 
 def clip_report(clip: Clip) -> str:

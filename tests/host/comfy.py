@@ -38,7 +38,7 @@ def comfyui_version(path: Path) -> tuple[int, ...]:
     return tuple(int(part) for part in re.search(r'__version__ = "([\d.]+)"', text)[1].split("."))
 
 
-class NodeFailed(Exception):
+class NodeFailedError(Exception):
     """A node's error, as the page would show it. `node` is its id, `message` the text."""
 
     def __init__(self, node: str, message: str) -> None:
@@ -110,11 +110,11 @@ class Server:
         """Run a graph in API form to its end and give the outputs of its nodes.
 
         Raises:
-            NodeFailed: the host refused a node, or one failed.
+            NodeFailedError: the host refused a node, or one failed.
         """
         answer = self.post("/prompt", {"prompt": graph})
         for node, errors in (answer.get("node_errors") or {}).items():
-            raise NodeFailed(node, "\n".join(f"{e['message']}: {e['details']}" for e in errors["errors"]))
+            raise NodeFailedError(node, "\n".join(f"{e['message']}: {e['details']}" for e in errors["errors"]))
         end = time.monotonic() + PROMPT_SECONDS
         while time.monotonic() < end:
             entry = self.get(f"/history/{answer['prompt_id']}").get(answer["prompt_id"])
@@ -123,7 +123,7 @@ class Server:
                 continue
             for kind, data in entry["status"]["messages"]:
                 if kind == "execution_error":
-                    raise NodeFailed(data["node_id"], data["exception_message"])
+                    raise NodeFailedError(data["node_id"], data["exception_message"])
             return entry["outputs"]
         raise RuntimeError(f"the prompt did not end:\n{self.log()[-4000:]}")
 

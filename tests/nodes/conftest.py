@@ -21,7 +21,9 @@ def pack_module(monkeypatch):
     def load(name: str, **host: ModuleType) -> ModuleType:
         for module, stand_in in host.items():
             monkeypatch.setitem(sys.modules, module.replace("__", "."), stand_in)
-        spec = importlib.util.spec_from_file_location(NAME, PACK / "__init__.py", submodule_search_locations=[str(PACK)])
+        spec = importlib.util.spec_from_file_location(
+            NAME, PACK / "__init__.py", submodule_search_locations=[str(PACK)]
+        )
         root = importlib.util.module_from_spec(spec)
         monkeypatch.setitem(sys.modules, NAME, root)
         spec.loader.exec_module(root)

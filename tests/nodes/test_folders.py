@@ -13,8 +13,11 @@ def host(tmp_path):
     """The part of ComfyUI's folder_paths that the pack uses."""
     paths = SimpleNamespace(models_dir=str(tmp_path / "models"), folder_names_and_paths={})
     paths.get_input_directory = lambda: str(tmp_path / "input")
+    paths.get_temp_directory = lambda: str(tmp_path / "temp")
     paths.get_folder_paths = lambda kind: list(paths.folder_names_and_paths[kind][0])
-    paths.annotated_filepath = lambda name: (name, None)
+    paths.annotated_filepath = lambda name: (
+        (name.removesuffix(" [temp]"), str(tmp_path / "temp")) if name.endswith(" [temp]") else (name, None)
+    )
     paths.filter_files_content_types = lambda files, kinds: [f for f in files if f.endswith((".mp4", ".png"))]
 
     def add_model_folder_path(kind, folder):
@@ -50,8 +53,8 @@ def error(folders):
 @pytest.mark.parametrize(
     "name",
     [
-        "../anna", "a/../b", "a/b/c", "/tmp/anna", "C:\\anna", "C:anna", "a\\b", "..", ".", "", " ", "a/", "/a", "anna\0",
-        "anna\n", ".hidden", "dir/.hidden", "anna.", "anna ", "con", "NUL.x", "a:b", "a*b", "~/a", "x" * 81,
+        "../anna", "a/../b", "a/b/c", "/tmp/anna", "C:\\anna", "C:anna", "a\\b", "..", ".", "", " ", "a/", "/a",
+        "anna\0", "anna\n", ".hidden", "dir/.hidden", "anna.", "anna ", "con", "NUL.x", "a:b", "a*b", "~/a", "x" * 81,
     ],
 )  # fmt: skip
 def test_names_that_could_go_astray_are_refused(folders, error, tmp_path, name):
@@ -108,7 +111,7 @@ def test_an_entry_of_extra_model_paths_keeps_its_place_and_lists_models_only(hos
     assert "notes.txt" not in folders.model_files()
 
 
-@pytest.mark.parametrize("name", ["../secret.mp4", "/etc/passwd", "missing.mp4", "a\0.mp4", "slot-id sample: ../x.mp4"])
+@pytest.mark.parametrize("name", ["../secret.mp4", "/etc/passwd", "missing.mp4", "a\0.mp4", "../x.mp4 [temp]"])
 def test_a_reference_comes_from_the_input_folder_or_the_samples(folders, error, tmp_path, name):
     (tmp_path / "secret.mp4").write_bytes(b"x")
     with pytest.raises(error, match="There is no reference video"):
@@ -124,6 +127,8 @@ def test_references_listed_are_found(folders, tmp_path):
         path.name for path in demo_files().clips
     ]
     assert len(listed) > 2
+    # The page shows a preview of what is chosen, which it fetches by this name.
+    assert sorted(os.listdir(tmp_path / "temp")) == [name.removesuffix(" [temp]") for name in listed[2:]]
 
 
 def test_a_missing_model_says_where_it_goes(folders, error):

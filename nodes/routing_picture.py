@@ -1,4 +1,4 @@
-"""What the artist sees of the routing."""
+"""What the slots looked at, as a picture."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ def routing_picture(faces: Faces, trace: RoutingTrace) -> torch.Tensor:
     """What each slot looked at, as one picture [1, H, W, 3] in [0, 1].
 
     Above, the crop at the start of each latent frame; below, the same with every place in the colour of the slot that
-    took most from it, dark where the dustbin took most. At most nine latent frames, evenly spaced.
+    took most from it, the darker the more of it went to the dustbin. At most nine latent frames, evenly spaced.
     """
     plan = trace.plan[0].float().cpu()  # [F, S + 1, N]
     frames = torch.linspace(0, plan.shape[0] - 1, min(_COLUMNS, plan.shape[0])).round().long()
     # The first latent frame is the first frame alone, each other one is four.
     crops = faces.crops.cpu()[torch.clamp(frames * 4 - 3, min=0)].movedim(-1, 1)
     crops = F.interpolate(crops, (_SIDE, _SIDE), mode="bilinear", antialias=True)
-    winner = plan[frames].argmax(1).view(-1, *trace.grid)
-    colours = _palette(plan.shape[1] - 1)[winner].movedim(-1, 1)
-    tint = F.interpolate(colours, (_SIDE, _SIDE), mode="nearest")
+    slots = plan[frames, :-1]
+    kept = slots.sum(1, keepdim=True) / plan[frames].sum(1, keepdim=True)
+    colours = _palette(slots.shape[1])[slots.argmax(1)].movedim(-1, 1) * kept / kept.amax()
+    tint = F.interpolate(colours.unflatten(-1, trace.grid), (_SIDE, _SIDE), mode="nearest")
     rows = [torch.cat(list(pictures), 2) for pictures in (crops, 0.45 * crops + 0.55 * tint)]
     return torch.cat(rows, 1).movedim(0, -1).unsqueeze(0).clamp(0, 1)
 
 
 def _palette(slots: int) -> torch.Tensor:
-    """One colour per slot, and near black for the dustbin: [slots + 1, 3]."""
-    hues = [colorsys.hsv_to_rgb(index / slots, 0.75, 1.0) for index in range(slots)]
-    return torch.tensor([*hues, (0.05, 0.05, 0.05)])
+    """One colour per slot: [slots, 3]."""
+    return torch.tensor([colorsys.hsv_to_rgb(index / slots, 0.75, 1.0) for index in range(slots)])
