@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from ..identity import Identity
     from ..model import SlotID
 
-# Schedulers round timesteps to whole numbers (UniPC does); a step that lies on a bound must not fall out by that.
-TIME_TOLERANCE = 1 / TIME_SCALE
+# A step that lies on a bound must not depend on its last digit. Schedulers that cut timesteps to whole numbers (UniPC)
+# make them lower, which does no harm.
+ROUNDING = 1e-6
 COMFY_SHIFT = 8.0
 
 
@@ -49,7 +50,8 @@ def condition_transformer(
         identity: made by this Slot-ID model.
         strength: factor of the residual; 0 changes nothing.
         start, end: the part of the sampling in which the identity acts, as ComfyUI counts it: a fraction p is the flow
-            time shift (1 - p) / (1 + (shift - 1) (1 - p)), whatever the number of steps. Both bounds are included.
+            time shift (1 - p) / (1 + (shift - 1) (1 - p)), whatever the number of steps. A step at start is in, one at
+            end is out.
         shift: the sampler's shift of the flow time, used for start and end alone: 8 is ComfyUI's for Wan; for a
             WanPipeline give `pipe.scheduler.config.flow_shift`.
 
@@ -59,13 +61,13 @@ def condition_transformer(
     """
     identity.check_model(slotid)
     check_transformer(slotid, transformer)
-    latest, earliest = flow_range(start, end, shift)
+    noisiest, cleanest = flow_range(start, end, shift)
     if not math.isfinite(strength):
         raise SlotIDError(f"strength = {strength}", "a finite number, usually 0 to 1.5", "change the strength.")
     if strength == 0:
         yield
         return
-    run = _Run(slotid.conditioning, identity.tokens, strength, latest, earliest)
+    run = _Run(slotid.conditioning, identity.tokens, strength, noisiest, cleanest)
     with ExitStack() as undo:
         undo.enter_context(_named_calls(transformer, run))
         handles = [
@@ -79,7 +81,7 @@ def condition_transformer(
 
 
 def flow_range(start: float, end: float, shift: float) -> tuple[float, float]:
-    """Fractions of the sampling to flow times (latest, earliest) = (noisiest, cleanest), as ComfyUI's percent_to_sigma.
+    """Fractions of the sampling to flow times (noisiest, cleanest), as ComfyUI's percent_to_sigma; infinite at 0 and 1.
 
     Raises:
         SlotIDError: fractions outside 0 <= start < end <= 1, a shift that is not above 0.
@@ -88,8 +90,8 @@ def flow_range(start: float, end: float, shift: float) -> tuple[float, float]:
         raise SlotIDError(f"start = {start}, end = {end}", "0 <= start < end <= 1", "change start or end.")
     if not 0 < shift < math.inf:
         raise SlotIDError(f"shift = {shift}", "a shift above 0", "give the sampler's own shift (3, 5 or 8 for Wan).")
-    latest, earliest = (shift * (1 - p) / (1 + (shift - 1) * (1 - p)) for p in (start, end))
-    return latest, earliest
+    first, last = (shift * (1 - p) / (1 + (shift - 1) * (1 - p)) for p in (start, end))
+    return (first if start > 0 else math.inf), (last if end < 1 else -math.inf)
 
 
 def check_transformer(slotid: SlotID, transformer: Any) -> None:
@@ -133,10 +135,10 @@ class _Run:
     """One `with` block: what is being called, and the identity's keys and values, made once where the blocks run."""
 
     def __init__(
-        self, conditioning: IdentityConditioning, tokens: Tensor, strength: float, latest: float, earliest: float
+        self, conditioning: IdentityConditioning, tokens: Tensor, strength: float, noisiest: float, cleanest: float
     ) -> None:
         self.conditioning, self.tokens, self.strength = conditioning, tokens, strength
-        self.latest, self.earliest = latest + TIME_TOLERANCE, earliest - TIME_TOLERANCE
+        self.noisiest, self.cleanest = noisiest, cleanest
         self.call_name: str | None = None
         self.rows: list[slice] = []
         self.added = 0
@@ -155,7 +157,7 @@ class _Run:
         timestep = kwargs["timestep"] if "timestep" in kwargs else args[1]
         # Wan 2.2 5B gives each token its own timestep: 0 for a given first frame, the video's own is the largest.
         times = (timestep.float() / TIME_SCALE).reshape(timestep.shape[0], -1).amax(1)
-        active = (times <= self.latest) & (times >= self.earliest)
+        active = (times - ROUNDING <= self.noisiest) & (times - ROUNDING > self.cleanest)
         self._time, self._gate, self.added = times, {}, 0
         self.rows = [] if self.call_name == "uncond" else [slice(i, i + 1) for i in active.nonzero().flatten().tolist()]
         if len(self.rows) == len(times):

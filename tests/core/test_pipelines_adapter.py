@@ -1,6 +1,7 @@
 """The identity conditioning on diffusers' Wan transformer: on inside the block, gone after it."""
 
 import copy
+import math
 from contextlib import ExitStack
 
 import pytest
@@ -238,15 +239,15 @@ def test_outside_the_range_is_bit_identical(transformer, slotid, identity):
 
 
 @pytest.mark.parametrize("steps", [5, 20])
-def test_steps_on_a_bound_are_inside(transformer, slotid, identity, steps):
+def test_a_step_on_a_bound_belongs_to_what_starts_there(transformer, slotid, identity, steps):
     """On a bound rounding alone would decide; UniPC's whole-number timesteps are low by up to 1."""
     times = flow_times(steps, 8.0)
     first, last = steps // 5, 3 * steps // 5
     for time, expected in (
-        (times[first], True),
-        (times[last], True),
         (times[first - 1], False),
-        (times[last + 1], False),
+        (times[first], True),
+        (times[last - 1], True),
+        (times[last], False),
     ):
         for rounded in (time, int(time * 1000) / 1000):
             before = forward(transformer, rounded)
@@ -275,9 +276,10 @@ def test_flow_range_is_comfyuis_percent_to_sigma():
     def percent_to_sigma(percent, shift):
         """comfy.model_sampling.ModelSamplingDiscreteFlow, with time_snr_shift written out."""
         time = 1.0 - percent
-        return 1.0 if percent <= 0 else 0.0 if percent >= 1 else shift * time / (1 + (shift - 1) * time)
+        return shift * time / (1 + (shift - 1) * time)
 
-    for start, end, shift in ((0.0, 1.0, 8.0), (0.1, 0.35, 8.0), (0.25, 1.0, 3.0), (0.0, 0.5, 1.0)):
+    assert flow_range(0.0, 1.0, 8.0) == (math.inf, -math.inf)
+    for start, end, shift in ((0.1, 0.35, 8.0), (0.25, 0.75, 3.0), (0.2, 0.5, 1.0)):
         assert flow_range(start, end, shift) == pytest.approx(
             (percent_to_sigma(start, shift), percent_to_sigma(end, shift))
         )
