@@ -114,7 +114,7 @@ class DlibDetector:
     name = "dlib"
     # HOG sees faces from 80 pixels on: an eighth, then a sixteenth of the longer side.
     hog_sides = ((640, 0.0), (1280, 0.2))
-    network_side = 480
+    network_side = 400
 
     def __init__(self) -> None:
         dlib = _optional("dlib", "dlib")
