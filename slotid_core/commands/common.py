@@ -14,9 +14,11 @@ from ..errors import SlotIDError
 if TYPE_CHECKING:
     import torch
 
+PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 UNTRAINED = "untrained demo weights"
 # Smaller pictures are enlarged before they are shown: the demo world's are 64 pixels.
 SHOWN_SIDE = 256
+CAPTION_HEIGHT = 20
 BAR = "{desc} {bar} {n_fmt}/{total_fmt}"
 
 
@@ -106,10 +108,10 @@ def presentable(frames: torch.Tensor, words: str) -> torch.Tensor:
     if not words:
         return shown
     import numpy as np
-    from PIL import Image, ImageDraw
+    from PIL import Image, ImageDraw, ImageFont
 
-    strip = Image.new("RGB", (shown.shape[2], 16), "black")
-    ImageDraw.Draw(strip).text((4, 2), words, fill="white")
+    strip = Image.new("RGB", (shown.shape[2], CAPTION_HEIGHT), "black")
+    ImageDraw.Draw(strip).text((6, 2), words, fill="white", font=ImageFont.load_default(size=13))
     pixels = torch.from_numpy(np.asarray(strip).astype("float32") / 255)
     return torch.cat([shown, pixels.expand(len(shown), -1, -1, -1).to(shown)], 1)
 

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .common import add_device_option, add_force_option, check_outputs, chosen_device, presentable, progress, untrained
 from .encode import read_identity, write_sheet
-from .generate import DEMO_SETTINGS, write_frames
+from .generate import DEMO_SETTINGS
+
+if TYPE_CHECKING:
+    import torch
 
 SUMMARY = "go the whole way on the packaged demo models"
 DESCRIPTION = """\
 Read the identity from a packaged sample clip and generate a video with it, with nothing to download.
 
 The demo world is a small drawn world with known people in it: it shows how the parts work together, not what they do
-for real people. Four files are written: reference.png (what was read), identity.safetensors, video.mp4, frames.png."""
+for real people. Four files are written: reference.png (what was read), identity.safetensors, video.mp4, and frames.png
+(the reference, the video, and the same video without the identity)."""
 EXAMPLES = """\
 examples:
   slotid demo
@@ -34,15 +39,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     names = ("reference.png", "identity.safetensors", "video.mp4", "frames.png")
-    reference, identity_file, video, sheet = (args.output / name for name in names)
+    reference, identity_file, video_file, sheet = (args.output / name for name in names)
     args.output.mkdir(parents=True, exist_ok=True)
-    check_outputs({path: (path.suffix,) for path in (reference, identity_file, video, sheet)}, force=args.force)
+    check_outputs({path: (path.suffix,) for path in (reference, identity_file, video_file, sheet)}, force=args.force)
 
     from ..demo.files import demo_files
     from ..demo.prompts import embed_empty, embed_prompt
     from ..faces import prepare_faces
     from ..model import SlotID
     from ..pipelines.wan import generate, load_wan_transformer, load_wan_vae
+    from ..sheets import rows_sheet, save_image
     from ..video import load_video, save_video
 
     device, files = chosen_device(args.device), demo_files()
@@ -61,12 +67,18 @@ def run(args: argparse.Namespace) -> None:
     print(f"Read the identity: {len(identity.tokens)} tokens. Wrote {identity_file}.")
 
     transformer = load_wan_transformer(files.diffusion_model, device=device)
-    with slotid.condition(transformer, identity), progress("Sampling") as report:
-        frames = generate(
-            transformer, vae, embed_prompt(*PROMPT), embed_empty(), **DEMO_SETTINGS, seed=args.seed, progress=report
-        )
-    save_video(video, presentable(frames, words), 16)
-    write_frames(sheet, frames, words)
-    print(f"Generated {len(frames)} frames of {', '.join(PROMPT)}. Wrote {video} and {sheet}.")
+
+    def video() -> torch.Tensor:
+        settings = {**DEMO_SETTINGS, "seed": args.seed}
+        with progress("Sampling") as report:
+            return generate(transformer, vae, embed_prompt(*PROMPT), embed_empty(), **settings, progress=report)
+
+    with slotid.condition(transformer, identity):
+        frames = video()
+    save_video(video_file, presentable(frames, words), 16)
+    print(f"Generated {len(frames)} frames of {', '.join(PROMPT)}. Wrote {video_file}.")
+    rows = [("reference clip", faces.crops), ("with the identity", frames), ("the same without it", video())]
+    save_image(sheet, rows_sheet(rows, title=words or None))
+    print(f"Wrote {sheet}: the reference, the video, and the same video without the identity.")
     if words:
         print(f"These are {words}: they show how the parts work together, not likeness.")

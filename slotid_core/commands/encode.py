@@ -6,7 +6,16 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .common import add_device_option, add_force_option, check_outputs, chosen_device, progress, size_of, untrained
+from .common import (
+    PICTURES,
+    add_device_option,
+    add_force_option,
+    check_outputs,
+    chosen_device,
+    progress,
+    size_of,
+    untrained,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -28,9 +37,6 @@ examples:
   slotid encode me.mp4 --model slotid-wan2.1-1.3b.safetensors --vae wan_2.1_vae.safetensors -o me.safetensors
   slotid encode party.mov --start 12.5 --person leftmost --sheet party.png     and look at who was read
   slotid encode crops.mp4 --detector whole_frame           the clip shows nothing but the face already"""
-
-IDENTITY_ENDING = (".safetensors",)
-SHEET_ENDINGS = (".png", ".jpg", ".jpeg")
 
 
 def person(text: str) -> str | int:
@@ -82,8 +88,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     output = args.output or args.clip.with_suffix(".identity.safetensors")
-    wanted = {output: IDENTITY_ENDING} | ({args.sheet: SHEET_ENDINGS} if args.sheet else {})
-    check_outputs(wanted, force=args.force)
+    check_outputs({output: (".safetensors",)} | ({args.sheet: PICTURES} if args.sheet else {}), force=args.force)
 
     from ..demo.files import demo_files
     from ..faces import prepare_faces

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ..demo.prompts import VOCABULARY
 from .common import (
+    PICTURES,
     add_device_option,
     add_force_option,
     check_outputs,
@@ -97,7 +98,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     _check_usage(args)
-    check_outputs({args.output: (".mp4",)} | ({args.sheet: (".png", ".jpg")} if args.sheet else {}), force=args.force)
+    check_outputs({args.output: (".mp4",)} | ({args.sheet: PICTURES} if args.sheet else {}), force=args.force)
 
     import torch
 
@@ -106,6 +107,7 @@ def run(args: argparse.Namespace) -> None:
     from ..model import SlotID
     from ..pipelines.diffusers_adapter import condition_transformer
     from ..pipelines.wan import generate, load_wan_transformer, load_wan_vae
+    from ..sheets import frames_sheet, save_image
     from ..video import save_video
     from .prompts import embeddings
 
@@ -131,14 +133,8 @@ def run(args: argparse.Namespace) -> None:
     save_video(args.output, presentable(frames, words), args.fps)
     print(f"Wrote {args.output}: {len(frames)} frames, {size_of(args.output)}.")
     if args.sheet:
-        write_frames(args.sheet, frames, words)
+        save_image(args.sheet, frames_sheet(frames, title=words or None))
         print(f"Wrote {args.sheet}.")
-
-
-def write_frames(path: Path, frames: object, words: str) -> None:
-    from ..sheets import frames_sheet, save_image
-
-    save_image(path, frames_sheet(frames, 6, title=words or None))
 
 
 def _check_usage(args: argparse.Namespace) -> None:

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from slotid_core import cli
-from slotid_core.commands.common import UNTRAINED, presentable
+from slotid_core.commands.common import CAPTION_HEIGHT, UNTRAINED, presentable, untrained
 from slotid_core.config import Backbone, ConditioningConfig, EncoderConfig, SlotIDConfig
 from slotid_core.identity import Identity
 from slotid_core.model import SlotID
@@ -310,6 +310,32 @@ def test_untrained_pictures_say_so():
     shown = presentable(frames, UNTRAINED)
     assert shown.shape[1] > 256 and shown[:, :256].max() == 0 and shown[:, 256:].max() > 0.9
     assert torch.equal(presentable(torch.rand(1, 480, 832, 3).round(), "")[0].unique(), torch.tensor([0.0, 1.0]))
+
+
+def test_demo_goes_the_whole_way(capsys, tmp_path):
+    """On the packaged models: a sheet, an identity, a video and its frames; never over what is there."""
+    from slotid_core.demo.files import demo_files
+
+    output = tmp_path / "demo"
+    assert slotid("demo", "-o", output) == 0
+    assert {path.name for path in output.iterdir()} == {
+        "reference.png",
+        "identity.safetensors",
+        "video.mp4",
+        "frames.png",
+    }
+    Identity.load(output / "identity.safetensors").check_model(SlotID.load(demo_files().slot_id))
+    words = untrained(SlotID.load(demo_files().slot_id).metadata)
+    frames = load_video(output / "video.mp4").frames
+    assert frames.shape == (17, 256 + CAPTION_HEIGHT * bool(words), 256, 3)
+    assert (words in capsys.readouterr().out) and slotid("demo", "-o", output) == 1
+    told(capsys, "exists already")
+
+
+def test_weights_say_whether_they_are_trained():
+    for said in ("a world; demo weights, not trained, seed 0", "a world; demo weights, briefly trained, seed 0"):
+        assert untrained({"trained_on": said}) == UNTRAINED
+    assert untrained({"trained_on": "a world; demo weights, 200000 steps"}) == untrained({}) == ""
 
 
 def test_runs_as_a_module():
