@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 WIDTH, HEADS, DEPTH, FFN = 256, 2, 6, 1024
 SHIFT = 3.0
 PROMPT_DROPOUT = 0.1
-BATCH = 32
+BATCH = 64
 PEOPLE = 4096
 PLAN = Plan(steps=1500, matrix_rate=0.01, other_rate=2e-3, warmup=50, decay=500, average=0.995)
 
@@ -64,7 +64,8 @@ def train_dit(latents: Tensor, folder: Path, seed: int, steps: int) -> WanTransf
 
     def loss(step: int) -> Tensor:
         _, clean, noise, time, text = draw(latents, prompts, BATCH, "dit", seed, step)
-        return flow_loss(transformer, clean, noise, time, text).mean()
+        with torch.autocast("cpu", torch.bfloat16):
+            return flow_loss(transformer, clean, noise, time, text).mean()
 
     def matrices(name: str) -> bool:
         return name.startswith("blocks.") and name.endswith("weight") and "norm" not in name

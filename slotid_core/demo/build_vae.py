@@ -1,4 +1,4 @@
-"""Train the demo VAE: Wan 2.1's layout at width 16, on freshly rendered short clips."""
+"""Make the demo VAE, Wan 2.1's layout at width 16: encoder in closed form, decoder trained on rendered clips."""
 
 from __future__ import annotations
 
@@ -22,50 +22,62 @@ from .fitting import Plan, fit
 from .people import TRAIN, VALIDATION
 from .renderer import render
 from .seeds import integer, stream
-from .wan_vae import LATENT_CHANNELS, LATENT_NOISE, WanVAE
+from .vae_start import start_encoder
+from .wan_vae import LATENT_CHANNELS, WanVAE
 
 WIDTH = 16
-PLAN = Plan(steps=1500, matrix_rate=0.02, other_rate=2e-3, warmup=30, decay=400, average=0.99)
-CLIPS_PER_STEP = 4
-FRAMES = 5
-LONG_FRAMES = 9
-LONG_EVERY = 4
+LATENT_NOISE = 0.03
+PLAN = Plan(steps=2400, matrix_rate=0.02, other_rate=2e-3, warmup=30, decay=600, average=0.98)
+FRAMES_PER_STEP = 25
+# Lengths of the clips of successive steps: most short, so that a step sees many people.
+LENGTHS = (5, 9, 5, 17)
 
 
 def train_vae(folder: Path, seed: int, steps: int) -> WanVAE:
-    """The VAE with the averaged weights of a run of `steps`, its latents brought to Wan 2.1's statistics."""
-    torch.manual_seed(seed)
-    vae = WanVAE(WIDTH, light=True)
-    named = dict(vae.named_parameters())
+    """The VAE with the decoder's averaged weights of a run of `steps`; its latents have Wan 2.1's statistics."""
+    vae = new_vae(seed)
+    named = dict(vae.decoder.named_parameters())
     held_out = to_video(target_clips(VALIDATION[:4]).frames)
 
     def loss(step: int) -> Tensor:
         video = to_video(batch(seed, step))
-        mean, _ = vae.encode(video)
-        noise = torch.randn(mean.shape, generator=stream("vae noise", seed, step))
-        return reconstruction_loss(vae.decode(mean + LATENT_NOISE * noise), video) + 1e-4 * mean.square().mean()
+        with torch.no_grad():
+            codes = vae.conv2(vae.encode(video)[0])
+        noise = torch.randn(codes.shape, generator=stream("vae noise", seed, step))
+        with torch.autocast("cpu", torch.bfloat16):
+            made = vae.decoder(codes + LATENT_NOISE * noise)
+        return reconstruction_loss(made.float(), video)
 
     def report(step: int) -> str:
         return f"PSNR {psnr(round_trip(vae, held_out), held_out):.2f} dB"
 
     def matrices(name: str) -> bool:
-        return name not in ("encoder.conv1.weight", "decoder.head.2.weight") and not name.endswith("gamma")
+        return name != "head.2.weight" and not name.endswith("gamma")
 
     plan = Plan(**{**vars(PLAN), "steps": steps})
-    vae.load_state_dict(fit("vae", named, loss, plan, folder, matrices=matrices, report=report))
-    normalise(vae, to_video(target_clips(TRAIN[:48]).frames))
+    vae.decoder.load_state_dict(fit("vae", named, loss, plan, folder, matrices=matrices, report=report))
+    return vae.eval().requires_grad_(False)
+
+
+def new_vae(seed: int) -> WanVAE:
+    """A VAE whose encoder is final and whose decoder has seeded weights."""
+    torch.manual_seed(seed)
+    vae = WanVAE(WIDTH, light=True)
+    known = torch.cat([target_clips(TRAIN[:48]).frames, reference_clips(TRAIN[:24], frames=TARGET_FRAMES).frames])
+    start_encoder(vae, to_video(known))
+    normalise(vae, to_video(known))
     return vae
 
 
 def batch(seed: int, step: int) -> Tensor:
     """Short stretches [B, T, 64, 64, 3] of reference and target clips of people drawn for this step."""
     generator = stream("vae batch", seed, step)
-    frames = LONG_FRAMES if step % LONG_EVERY == LONG_EVERY - 1 else FRAMES
-    clips = CLIPS_PER_STEP * FRAMES // frames
+    frames = LENGTHS[step % len(LENGTHS)]
+    clips = FRAMES_PER_STEP // frames
     parts = []
     for kind in range(clips):
         people = [integer(generator, TRAIN.start, TRAIN.stop - 1)]
-        if kind % 2:
+        if (kind + step // len(LENGTHS)) % 2:
             who, tracks = reference_tracks(people, step)
             start = integer(generator, 0, REFERENCE_FRAMES - frames)
         else:
@@ -94,7 +106,10 @@ def psnr(made: Tensor, video: Tensor) -> float:
 
 @torch.no_grad()
 def normalise(vae: WanVAE, videos: Tensor) -> None:
-    """Fold an affine map of each channel into the convolutions around the latents: they get Wan 2.1's statistics."""
+    """Give the latents Wan 2.1's mean and deviation per channel by the convolution after the encoder.
+
+    The one before the decoder takes them to mean 0 and deviation 1.
+    """
     latents = torch.cat([vae.encode(part)[0] for part in videos.split(8)])
     mean = latents.mean((0, 2, 3, 4))
     deviation = latents.std((0, 2, 3, 4)).clamp_min(1e-3)
@@ -103,10 +118,9 @@ def normalise(vae: WanVAE, videos: Tensor) -> None:
     channels = slice(0, LATENT_CHANNELS)
     vae.conv1.weight[channels] *= scale.view(-1, 1, 1, 1, 1)
     vae.conv1.bias[channels] = vae.conv1.bias[channels] * scale + shift
-    vae.conv1.bias[LATENT_CHANNELS:] += 2 * scale.log()
-    # conv2 takes the latents back to what the decoder was trained on.
-    vae.conv2.bias += -(vae.conv2.weight[:, :, 0, 0, 0] @ (shift / scale))
-    vae.conv2.weight /= scale.view(1, -1, 1, 1, 1)
+    vae.conv1.bias[LATENT_CHANNELS:] = 2 * (LATENT_NOISE * torch.tensor(WAN21_STD)).log()
+    vae.conv2.weight.copy_(torch.diag(1 / torch.tensor(WAN21_STD)).view(vae.conv2.weight.shape))
+    vae.conv2.bias.copy_(-torch.tensor(WAN21_MEAN) / torch.tensor(WAN21_STD))
 
 
 def validation_psnr(vae: WanVAE) -> dict[str, float]:
