@@ -126,15 +126,15 @@ class Decoder:
         context.thread_type, context.thread_count = "AUTO", 4
         try:
             for packet in container.demux(stream):
+                # The packet at which a file is cut off: fed to the decoder, it would take whole frames down with it.
+                if packet.is_corrupt:
+                    self._failure = ValueError("incomplete packet")
+                    continue
+                if packet.size:
+                    self._failure = None
                 yield from (frame for frame in packet.decode() if not frame.is_corrupt)
         except (av.FFmpegError, ValueError, OSError) as error:
             self._failure = error
-            try:
-                # What the decoder's threads still hold was whole before the damage.
-                rest = [] if isinstance(error, av.EOFError) else context.decode(None)
-            except (av.FFmpegError, ValueError):
-                rest = []
-            yield from (frame for frame in rest if not frame.is_corrupt)
 
 
 class _Nameless:
