@@ -7,12 +7,14 @@ Wan and repackaged for ComfyUI. What a file is follows from its tensors' names a
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ..errors import SlotIDError
+from ..latents import EncodeVideo
+from ..video import Progress
 from . import require_diffusers
 from .weights import Shapes, WeightsFile, fill
 
@@ -34,25 +36,20 @@ VARIANTS = {
     "img_emb.proj.0.bias": "Wan image-to-video",
 }
 
-Progress = Callable[[int, int], None]
-
 
 def transformer_config(shapes: Shapes) -> dict[str, Any] | None:
     """diffusers' configuration of the Wan diffusion model with these tensors; None if it is no Wan diffusion model."""
     needed = ("patch_embedding.weight", "text_embedding.0.weight", "time_embedding.0.weight", "blocks.0.ffn.0.weight")
-    if any(len(shapes.get(name, ())) < 2 for name in (*needed, "head.head.weight")):
+    if any(len(shapes.get(name, ())) < 2 or 0 in shapes[name] for name in (*needed, "head.head.weight")):
         return None
     width, channels, *patch = shapes["patch_embedding.weight"]
     blocks = {name.split(".")[1] for name in shapes if name.startswith("blocks.")}
-    voxels = 1
-    for side in patch:
-        voxels *= side
     return {
         "patch_size": tuple(patch),
         "num_attention_heads": width // HEAD_WIDTH,
         "attention_head_dim": HEAD_WIDTH,
         "in_channels": channels,
-        "out_channels": shapes["head.head.weight"][0] // voxels,
+        "out_channels": shapes["head.head.weight"][0] // prod(patch),
         "text_dim": shapes["text_embedding.0.weight"][1],
         "freq_dim": shapes["time_embedding.0.weight"][1],
         "ffn_dim": shapes["blocks.0.ffn.0.weight"][0],
@@ -64,7 +61,7 @@ def transformer_config(shapes: Shapes) -> dict[str, Any] | None:
 def vae_config(shapes: Shapes) -> dict[str, Any] | None:
     """diffusers' configuration of the Wan 2.1 VAE with these tensors; None if it is no Wan VAE."""
     needed = ("encoder.conv1.weight", "decoder.head.0.gamma", "decoder.head.2.weight", "conv2.weight")
-    if any(name not in shapes for name in (*needed, "decoder.middle.0.residual.0.gamma")):
+    if not all(shapes.get(name) for name in (*needed, "decoder.middle.0.residual.0.gamma")):
         return None
     return {
         "base_dim": shapes["encoder.conv1.weight"][0],
@@ -168,7 +165,7 @@ def describe_tensors(shapes: Shapes) -> str:
     return f"{len(names)} tensors of an unknown model ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
 
 
-def encode_video(vae: AutoencoderKLWan) -> Callable[[torch.Tensor], torch.Tensor]:
+def encode_video(vae: AutoencoderKLWan) -> EncodeVideo:
     """The VAE as the core's EncodeVideo: frames [T,H,W,3] in [0,1] to normalised latents [C,F,h,w].
 
     The posterior's mode, so that one clip always gives one identity. float32 on the frames' own device.
@@ -284,11 +281,16 @@ def generate(
     """
     _check_settings(transformer, vae, prompt_embeds, negative_embeds, frames, size, steps, cfg, shift)
     shape = (1, vae.config.z_dim, (frames - 1) // 4 + 1, size[0] // 8, size[1] // 8)
-    noise = torch.randn(shape, generator=torch.Generator("cpu").manual_seed(seed), dtype=torch.float32)
+    noise = seeded_noise(shape, seed)
     latents = sample(
         transformer, noise, prompt_embeds, negative_embeds, steps=steps, cfg=cfg, shift=shift, progress=progress
     )
     return decode_video(vae, latents[0])
+
+
+def seeded_noise(shape: tuple[int, ...], seed: int) -> torch.Tensor:
+    """The noise [B,C,F,h,w] that ComfyUI draws for this seed: always on the CPU, so every device gets the same."""
+    return torch.randn(shape, generator=torch.Generator("cpu").manual_seed(seed), dtype=torch.float32)
 
 
 def _batched(text: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:

@@ -27,7 +27,7 @@ class WeightsFile:
     """
 
     def __init__(self, path: str | os.PathLike[str], *, prefix: str = "") -> None:
-        from safetensors import safe_open
+        from safetensors import SafetensorError, safe_open
 
         self.path = Path(path)
         header = read_header(self.path)
@@ -41,7 +41,10 @@ class WeightsFile:
                 "float16, bfloat16 or float32 weights",
                 "use the fp16 or bf16 file of this model; quantised files (fp8, int8) run in ComfyUI only.",
             )
-        self._file = safe_open(self.path, framework="pt", device="cpu")
+        try:
+            self._file = safe_open(self.path, framework="pt", device="cpu")
+        except SafetensorError as error:
+            raise self.refuse(str(error), "a whole safetensors file", "get the file again.") from error
 
     def tensor(self, name: str) -> torch.Tensor:
         return self._file.get_tensor(self._stored[name])
@@ -72,9 +75,9 @@ def fill(
     wanted = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     missing, unknown = sorted(wanted.keys() - source.keys()), sorted(source.keys() - wanted.keys())
     if missing or unknown:
-        parts = [f"{len(missing)} tensors missing ({_some(missing)})"] * bool(missing)
-        parts += [f"{len(unknown)} unknown tensors ({_some(source[name] for name in unknown)})"] * bool(unknown)
-        raise weights.refuse(" and ".join(parts), expected, "use the model's own file, complete and unmodified.")
+        parts = [f"missing tensors: {len(missing)} ({_some(missing)})"] * bool(missing)
+        parts += [f"unknown tensors: {len(unknown)} ({_some(source[name] for name in unknown)})"] * bool(unknown)
+        raise weights.refuse("; ".join(parts), expected, "use the model's own file, complete and unmodified.")
     wrong = [name for name, shape in wanted.items() if weights.shapes[source[name]] != shape]
     if wrong:
         raise weights.refuse(

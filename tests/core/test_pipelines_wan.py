@@ -1,5 +1,7 @@
 """Original-key Wan files in diffusers, latents in and out, sampling."""
 
+import json
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -14,9 +16,11 @@ from slotid_core.pipelines.wan import (
     load_wan_transformer,
     load_wan_vae,
     sample,
+    transformer_config,
+    vae_config,
 )
 
-from .wan_files import dit_shapes, random_tensors, write_dit, write_vae
+from .wan_files import dit_shapes, random_tensors, vae_shapes, write_dit, write_vae
 
 pytest.importorskip("diffusers")
 TEXT = torch.randn(4, 32, generator=torch.Generator().manual_seed(5))
@@ -156,9 +160,9 @@ def test_refuses_missing_unknown_and_misshaped_tensors(tmp_path, files):
 
     path = tmp_path / "edited.safetensors"
     missing = refused(load_wan_transformer, edited(path, files[0], drop))
-    assert "1 tensors missing (blocks.1.ffn.net.2.bias)" in missing.found
+    assert "missing tensors: 1 (blocks.1.ffn.net.2.bias)" in missing.found
     unknown = refused(load_wan_transformer, edited(path, files[0], add))
-    assert "1 unknown tensors (blocks.0.extra.weight)" in unknown.found
+    assert "unknown tensors: 1 (blocks.0.extra.weight)" in unknown.found
     wrong = refused(load_wan_transformer, edited(path, files[0], reshape))
     assert "blocks.1.self_attn.q.weight has shape [128, 64]" in wrong.found and "[128, 128]" in wrong.expected
     assert "missing" in refused(load_wan_transformer, edited(path, files[0], drop_block)).found
@@ -166,7 +170,7 @@ def test_refuses_missing_unknown_and_misshaped_tensors(tmp_path, files):
     def drop_conv(tensors):
         del tensors["decoder.upsamples.3.time_conv.bias"]
 
-    assert "1 tensors missing" in refused(load_wan_vae, edited(path, files[1], drop_conv)).found
+    assert "missing tensors: 1" in refused(load_wan_vae, edited(path, files[1], drop_conv)).found
 
 
 def test_refuses_other_variants_widths_and_types(tmp_path, files):
@@ -188,6 +192,27 @@ def test_refuses_other_variants_widths_and_types(tmp_path, files):
     assert "128 x heads" in refused(load_wan_transformer, path).expected
     write_vae(path, latent=48)
     assert "48 latent channels" in refused(load_wan_vae, path).found
+
+
+def test_odd_shapes_are_no_wan_model():
+    shapes = dit_shapes()
+    assert transformer_config(shapes)["num_layers"] == 2
+    for odd in ((), (128,), (128, 16, 0, 2, 2)):
+        assert transformer_config({**shapes, "patch_embedding.weight": odd}) is None
+    assert vae_config(vae_shapes())["base_dim"] == 8
+    assert vae_config({**vae_shapes(), "encoder.conv1.weight": ()}) is None
+
+
+def test_overlapping_tensors_are_refused(tmp_path, files):
+    """The header's sums are right and its parts are not: only the reader of the tensors notices."""
+    data = files[0].read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    header["blocks.0.norm3.bias"]["data_offsets"] = header["blocks.0.norm3.weight"]["data_offsets"]
+    text = json.dumps(header, separators=(",", ":")).encode().ljust(length)
+    path = tmp_path / "overlapping.safetensors"
+    path.write_bytes(data[:8] + text + data[8 + length :])
+    assert "overlapping.safetensors" in refused(load_wan_transformer, path).found
 
 
 def test_says_how_to_install_diffusers(monkeypatch, files):

@@ -10,13 +10,14 @@ from pathlib import Path
 pack, folder = Path(sys.argv[1]), Path(sys.argv[2])
 # In place of this script's folder, whose comfy.py would hide the host's.
 sys.path[0] = os.getcwd()
-sys.argv = ["main.py", "--cpu", "--force-fp32"]
+sys.argv = ["main.py", "--cpu", "--force-fp32", "--fp32-vae"]
 
 import comfy.options  # noqa: E402
 
 comfy.options.enable_args_parsing()
 
 import comfy.model_management  # noqa: E402
+import comfy.sample  # noqa: E402
 import comfy.samplers  # noqa: E402
 import comfy.sd  # noqa: E402
 import torch  # noqa: E402
@@ -28,6 +29,7 @@ spec = importlib.util.spec_from_file_location(
 sys.modules["slotid_pack"] = module = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(module)
 host_model = importlib.import_module("slotid_pack.nodes.host_model")
+hosts = importlib.import_module("slotid_pack.nodes.host")
 wan_patch = importlib.import_module("slotid_pack.nodes.wan_patch")
 identities = importlib.import_module("slotid_pack.slotid_core.identity")
 
@@ -67,4 +69,11 @@ for name, case in settings["cases"].items():
     if case["identity"]:
         patched = wan_patch.apply_identity(shifted, slotid, identity, case["strength"], case["start"], case["end"])
     outputs[name] = sample(patched, case["steps"], case["cfg"])
+outputs["noise"] = comfy.sample.prepare_noise(torch.zeros_like(inputs["noise"]), settings["seed"])
+if settings["vae"]:
+    vae = comfy.sd.VAE(sd=load_file(folder / "vae.safetensors"))
+    frames = inputs["frames"]
+    outputs["VAE, encode"] = hosts.video_encoder(vae, 16)(frames)
+    latents = model.model.latent_format.process_out(inputs["noise"])
+    outputs["VAE, decode"] = vae.decode(latents)[0]
 save_file({name: tensor.contiguous() for name, tensor in outputs.items()}, folder / "host.safetensors")

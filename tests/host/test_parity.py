@@ -13,11 +13,18 @@ from slotid_core.config import Backbone, ConditioningConfig, EncoderConfig, Slot
 from slotid_core.identity import Identity
 from slotid_core.model import SlotID
 from slotid_core.pipelines.diffusers_adapter import condition_transformer
-from slotid_core.pipelines.wan import load_wan_transformer, sample
+from slotid_core.pipelines.wan import (
+    decode_video,
+    encode_video,
+    load_wan_transformer,
+    load_wan_vae,
+    sample,
+    seeded_noise,
+)
 
 from ..core.models import saved_model
-from ..core.wan_files import random_identity, write_dit
-from .comfy import comfyui_python
+from ..core.wan_files import random_identity, write_dit, write_vae
+from .comfy import comfyui_python, comfyui_version
 
 PACK = Path(__file__).parents[2]
 TOLERANCE = 1e-4
@@ -30,6 +37,7 @@ CONFIG = SlotIDConfig(
 ALWAYS = {"identity": True, "strength": 0.8, "start": 0.0, "end": 1.0}
 SETTINGS = {
     "shift": 5.0,
+    "seed": 11,
     "timestep": 637.0,
     "cases": {
         "one step": {"identity": False, "steps": 1, "cfg": 1.0},
@@ -54,8 +62,12 @@ def folder(comfyui, tmp_path_factory):
     generator = torch.Generator().manual_seed(3)
     inputs = {"noise": torch.randn(1, 16, 3, 6, 8, generator=generator)}
     inputs |= {name: torch.randn(4, 4096, generator=generator) for name in ("prompt", "negative")}
+    inputs["frames"] = torch.rand(9, 48, 64, 3, generator=generator)
     save_file(inputs, folder / "inputs.safetensors")
-    (folder / "settings.json").write_text(json.dumps(SETTINGS))
+    write_vae(folder / "vae.safetensors", base=16)
+    # Older hosts take a VAE of full width only.
+    settings = {**SETTINGS, "vae": comfyui_version(comfyui) >= (0, 33)}
+    (folder / "settings.json").write_text(json.dumps(settings))
     command = [comfyui_python(), Path(__file__).with_name("parity_host.py"), PACK, folder]
     done = subprocess.run(command, cwd=comfyui, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -70,6 +82,10 @@ def ours(folder):
     with torch.no_grad():
         step = torch.tensor([SETTINGS["timestep"]])
         outputs = {"forward": transformer(inputs["noise"], step, inputs["prompt"][None], return_dict=False)[0]}
+    vae = load_wan_vae(folder / "vae.safetensors")
+    outputs["VAE, encode"] = encode_video(vae)(inputs["frames"])
+    outputs["VAE, decode"] = decode_video(vae, inputs["noise"][0])
+    outputs["noise"] = seeded_noise(tuple(inputs["noise"].shape), SETTINGS["seed"])
     for name, case in SETTINGS["cases"].items():
         shift = SETTINGS["shift"]
         when = {key: case[key] for key in ("strength", "start", "end") if key in case}
@@ -87,9 +103,19 @@ def ours(folder):
     return outputs
 
 
-@pytest.mark.parametrize("case", ["forward", *SETTINGS["cases"]])
+@pytest.mark.parametrize("case", ["forward", *SETTINGS["cases"], "noise"])
 def test_hosts_agree(folder, ours, case):
+    agree(folder, ours, case)
+
+
+@pytest.mark.parametrize("case", ["VAE, encode", "VAE, decode"])
+def test_hosts_agree_on_latents_and_pixels(small_vae, folder, ours, case):
+    agree(folder, ours, case)
+
+
+def agree(folder, ours, case):
     theirs = load_file(folder / "host.safetensors")[case]
+    assert theirs.shape == ours[case].shape
     error = difference(ours[case], theirs)
     print(f"{case}: relative error {error:.1e}")
     assert error < TOLERANCE
