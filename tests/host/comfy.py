@@ -12,7 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 PACK = Path(__file__).resolve().parents[2]
 PACK_NAME = "ComfyUI-SlotID"
@@ -46,6 +46,13 @@ class NodeFailedError(Exception):
         self.node, self.message = node, message
 
 
+class Result(NamedTuple):
+    """What a prompt gave: the outputs that the page shows, by node id, and the nodes that did not have to run."""
+
+    outputs: dict[str, Any]
+    cached: set[str]
+
+
 class Server:
     """ComfyUI with the pack linked in, in a folder of its own."""
 
@@ -62,6 +69,8 @@ class Server:
         self._process = subprocess.Popen(
             [comfyui_python(), "main.py", *options.split(), "--disable-auto-launch"],
             cwd=comfyui,
+            # The models are tiny: more threads wait for each other on a busy machine.
+            env={"OMP_NUM_THREADS": "1", **os.environ},
             stdout=self._log,
             stderr=subprocess.STDOUT,
         )
@@ -88,6 +97,17 @@ class Server:
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=60) as answer:
             return json.load(answer)
 
+    def text(self, path: str) -> str:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=60) as answer:
+            return answer.read().decode()
+
+    def status(self, path: str) -> int:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=60) as answer:
+                return answer.status
+        except urllib.error.HTTPError as error:
+            return error.code
+
     def post(self, path: str, data: Any) -> Any:
         body = json.dumps(data).encode()
         request = urllib.request.Request(
@@ -101,13 +121,13 @@ class Server:
         return json.loads(text) if text else None
 
     def forget(self) -> None:
-        """Drop the models and every cached result, so that the next prompt runs all of its nodes."""
-        self.post("/free", {"unload_models": True, "free_memory": True})
-        # The flag is read between prompts; an empty queue is looked at about once a second.
-        time.sleep(1.5)
+        """Drop every cached result, so that the next prompt runs all of its nodes; loaded models stay."""
+        self.post("/free", {"unload_models": False, "free_memory": True})
+        # The worker reads the flag when it wakes, between prompts.
+        time.sleep(0.5)
 
-    def run(self, graph: Graph) -> dict[str, Any]:
-        """Run a graph in API form to its end and give the outputs of its nodes.
+    def run(self, graph: Graph) -> Result:
+        """Run a graph in API form to its end.
 
         Raises:
             NodeFailedError: the host refused a node, or one failed.
@@ -121,10 +141,11 @@ class Server:
             if entry is None:
                 time.sleep(0.1)
                 continue
-            for kind, data in entry["status"]["messages"]:
-                if kind == "execution_error":
-                    raise NodeFailedError(data["node_id"], data["exception_message"])
-            return entry["outputs"]
+            messages = dict(entry["status"]["messages"])
+            if "execution_error" in messages:
+                error = messages["execution_error"]
+                raise NodeFailedError(error["node_id"], error["exception_message"])
+            return Result(entry["outputs"], set(messages["execution_cached"]["nodes"]))
         raise RuntimeError(f"the prompt did not end:\n{self.log()[-4000:]}")
 
     def file(self, found: dict[str, str]) -> Path:

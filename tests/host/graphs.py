@@ -12,6 +12,7 @@ DEMO: Graph = json.loads((PACK / "workflows" / "api" / "slotid_demo.json").read_
 
 # Node ids of the demo graph.
 LOAD, FACE, VAE, MODEL, ENCODE, UNET, APPLY, PROMPT, LATENT, SAMPLER, DECODE, CREATE, SAVE = map(str, range(1, 14))
+REPORT = "14"
 
 
 def demo(changes: dict[str, dict[str, Any]] | None = None) -> Graph:
@@ -32,7 +33,7 @@ def without(graph: Graph, *nodes: str) -> Graph:
 
 def latents_only(changes: dict[str, dict[str, Any]] | None = None) -> Graph:
     """The demo graph up to its latents, from an identity file, on the tests' own weights: runs on every host."""
-    graph = without(demo(), LOAD, FACE, VAE, ENCODE, DECODE, CREATE, SAVE)
+    graph = without(demo(), LOAD, FACE, VAE, ENCODE, DECODE, CREATE, SAVE, REPORT)
     graph["identity"] = {"class_type": "SlotIDLoadIdentity", "inputs": {"file": "one.safetensors"}}
     graph["latents"] = {
         "class_type": "SaveLatent",

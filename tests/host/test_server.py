@@ -1,0 +1,87 @@
+"""The pack in a running ComfyUI: it loads without a word, and the page learns all it needs."""
+
+import re
+
+import pytest
+
+from .comfy import PACK, PACK_NAME
+
+NODES = {
+    "SlotIDLoadReferenceVideo",
+    "SlotIDPrepareFace",
+    "SlotIDLoadModel",
+    "SlotIDEncodeIdentity",
+    "SlotIDSaveIdentity",
+    "SlotIDLoadIdentity",
+    "SlotIDApply",
+    "SlotIDDemoPrompt",
+}
+
+
+@pytest.fixture(scope="module")
+def nodes(server):
+    return {name: info for name, info in server.get("/object_info").items() if PACK_NAME in info["python_module"]}
+
+
+def test_the_log_holds_no_error_or_warning_of_ours(server):
+    lines = server.log().splitlines()
+    assert any(PACK_NAME in line and "seconds" in line for line in lines), "the pack was not loaded"
+    bad = [
+        line
+        for line in lines
+        if re.search(r"slot.?id", line, re.I) and re.search(r"error|warn|fail|cannot", line, re.I)
+    ]
+    assert not bad
+
+
+def test_every_node_is_there_and_no_other(nodes):
+    assert set(nodes) == NODES
+
+
+@pytest.mark.parametrize("name", sorted(NODES))
+def test_every_input_and_output_is_explained(nodes, name):
+    info = nodes[name]
+    assert info["display_name"].startswith("Slot-ID ") and info["category"].split("/")[0] == "Slot-ID"
+    assert len(info["description"]) > 40
+    for kind in ("required", "optional"):
+        for widget, declared in info["input"].get(kind, {}).items():
+            assert declared[1]["tooltip"], widget
+    assert len(info["output_tooltips"]) == len(info["output"]) and all(info["output_tooltips"])
+
+
+@pytest.mark.parametrize("name", sorted(NODES))
+def test_every_help_page_is_served(server, nodes, name):
+    assert name in server.text(f"/extensions/{PACK_NAME}/docs/{name}.md").replace("Slot-ID ", "SlotID").replace(" ", "")
+
+
+@pytest.mark.parametrize(
+    ("node", "widget", "file"),
+    [
+        ("UNETLoader", "unet_name", "slotid_demo_wan2.1_dit.safetensors"),
+        ("VAELoader", "vae_name", "slotid_demo_wan_vae.safetensors"),
+        ("SlotIDLoadModel", "file", "slotid_demo.safetensors"),
+        ("SlotIDLoadModel", "file", "test.safetensors"),
+        ("SlotIDLoadIdentity", "file", "one.safetensors"),
+        ("SlotIDLoadReferenceVideo", "file", "slotid_demo_kim.mp4 [temp]"),
+    ],
+)
+def test_files_are_listed(server, node, widget, file):
+    declared = server.get(f"/object_info/{node}")[node]["input"]["required"][widget]
+    options = declared[0] if isinstance(declared[0], list) else declared[1]["options"]
+    assert file in options
+
+
+def test_identities_are_not_offered_as_models(nodes):
+    declared = nodes["SlotIDLoadModel"]["input"]["required"]["file"]
+    assert not [file for file in declared[1]["options"] if "identities" in file]
+
+
+def test_the_graphs_are_offered_as_templates(server):
+    expected = {path.stem for path in (PACK / "workflows").glob("*.json")}
+    assert expected and set(server.get("/workflow_templates")[PACK_NAME]) == expected
+
+
+def test_a_sample_clip_can_be_previewed_before_the_first_run(server):
+    """The page asks for what the file widget shows; a miss would be an error in its console."""
+    server.get("/object_info/SlotIDLoadReferenceVideo")
+    assert server.status("/view?type=input&subfolder=&filename=slotid_demo_kim.mp4%20%5Btemp%5D") == 200
