@@ -64,6 +64,7 @@ class EncodeIdentity(io.ComfyNode):
             description="Reads a person from face crops, once; the identity then serves any number of videos. The "
             "preview shows which part of the face each slot took its tokens from.",
             search_aliases=["identity", "read face", "embed face", "reference video"],
+            has_intermediate_output=True,
             inputs=[
                 io.MultiType.Input(
                     "faces",
@@ -158,6 +159,7 @@ class LoadIdentity(io.ComfyNode):
             category=sockets.CATEGORY,
             description="Fetches an identity that Save Identity or the slotid command kept.",
             search_aliases=["load face", "import identity"],
+            has_intermediate_output=True,
             inputs=[
                 declare(
                     io.Combo.Input,

@@ -17,7 +17,7 @@ Identity = io.Custom("SLOTID_IDENTITY")  # slotid_core.identity.Identity: tokens
 FaceLandmarks = io.Custom("FACE_LANDMARKS")  # ComfyUI core's MediaPipe nodes: {"frames": [[face, ...], ...], ...}
 
 # Any other word that a host does not know is a mistake of ours, and must not be dropped silently.
-_NEWER_WORDS = {"advanced", "essentials_category", "search_aliases"}
+_NEWER_WORDS = {"advanced", "has_intermediate_output", "search_aliases"}
 
 
 def declare(make: Callable[..., Any], *args: Any, **words: Any) -> Any:

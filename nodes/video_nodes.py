@@ -31,6 +31,7 @@ class LoadReferenceVideo(io.ComfyNode):
             description="Reads a few seconds of a person. Best is a clip in which the head turns both ways and the "
             "face smiles and talks: what is seen here is what can be kept. A photo works, with less likeness.",
             search_aliases=["load video", "reference clip", "video to identity", "face video"],
+            has_intermediate_output=True,
             inputs=[
                 declare(
                     io.Combo.Input,
@@ -125,6 +126,7 @@ class PrepareFace(io.ComfyNode):
             description="Finds one person's face in the clip, follows it and crops it. The contact sheet shows every "
             "frame with what was found; look at it before the identity is used.",
             search_aliases=["face detection", "face crop", "track face", "reference doctor"],
+            has_intermediate_output=True,
             inputs=[
                 io.MultiType.Input(
                     "clip",

@@ -42,6 +42,14 @@ def test_the_demo_graph_ends_in_a_video(server, small_vae):
     assert {LOAD, FACE, ENCODE, SAVE} <= shown, "clip, contact sheet, routing and video are seen on their nodes"
 
 
+def test_previews_are_there_though_nothing_had_to_run(server, small_vae):
+    """Contact sheet and routing stay on their nodes when the graph is run again, or the page is opened anew."""
+    server.run(demo(FEW_STEPS))
+    again = server.run(demo(FEW_STEPS))
+    assert {LOAD, FACE, ENCODE} <= again.cached
+    assert {LOAD, FACE, ENCODE} <= {node for node, output in again.outputs.items() if output.get("images")}
+
+
 def test_the_clip_decides_and_nothing_else(server, small_vae):
     """The same clip twice gives the same frames, another clip others.
 

@@ -91,7 +91,7 @@ def test_newer_schema_words_go_through_declare(node):
     """`advanced=` straight to a class of 0.3.64 would keep the whole pack from loading."""
     for call in ast.walk(method(node, "define_schema")):
         if isinstance(call, ast.Call) and ast.unparse(call.func) != "declare":
-            newer = {"advanced", "search_aliases", "essentials_category"} & {word.arg for word in call.keywords}
+            newer = {"advanced", "search_aliases", "has_intermediate_output"} & {word.arg for word in call.keywords}
             assert not newer, f"{ast.unparse(call.func)} gets {newer}"
 
 
