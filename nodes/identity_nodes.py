@@ -5,10 +5,10 @@ from __future__ import annotations
 from comfy_api.latest import io, ui
 
 from ..slotid_core.identity import Identity
+from ..slotid_core.routing_sheet import routing_sheet
 from . import folders, sockets
-from .host import noted_warnings
+from .host import as_image, noted_warnings
 from .host_model import HostModel
-from .routing_picture import routing_picture
 from .sockets import declare
 from .video_nodes import as_faces
 
@@ -98,7 +98,7 @@ class EncodeIdentity(io.ComfyNode):
         with noted_warnings():
             prepared = as_faces(faces)
             identity, trace = slotid_model.encode(prepared, vae, consent)
-        picture = routing_picture(prepared, trace)
+        picture = as_image(routing_sheet(prepared, trace))
         return io.NodeOutput(identity, picture, ui=ui.PreviewImage(picture, cls=cls))
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .common import add_device_option, add_force_option, check_outputs, chosen_device, presentable, progress, untrained
-from .encode import read_identity, write_sheet
+from .encode import read_identity, write_routing, write_sheet
 from .generate import DEMO_SETTINGS
 
 if TYPE_CHECKING:
@@ -18,8 +18,8 @@ DESCRIPTION = """\
 Read the identity from a packaged sample clip and generate a video with it, with nothing to download.
 
 The demo world is a small drawn world with known people in it: it shows how the parts work together, not what they do
-for real people. Four files are written: reference.png (what was read), identity.safetensors, video.mp4, and frames.png
-(the reference, the video, and the same video without the identity)."""
+for real people. Five files are written: reference.png (what was read), identity.safetensors, routing.png (what each
+slot looked at), video.mp4, and frames.png (the reference, the video, and the same video without the identity)."""
 EXAMPLES = """\
 examples:
   slotid demo
@@ -38,10 +38,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    names = ("reference.png", "identity.safetensors", "video.mp4", "frames.png")
-    reference, identity_file, video_file, sheet = (args.output / name for name in names)
+    names = ("reference.png", "identity.safetensors", "routing.png", "video.mp4", "frames.png")
+    outputs = [args.output / name for name in names]
+    reference, identity_file, routing, video_file, sheet = outputs
     args.output.mkdir(parents=True, exist_ok=True)
-    check_outputs({path: (path.suffix,) for path in (reference, identity_file, video_file, sheet)}, force=args.force)
+    check_outputs({path: (path.suffix,) for path in outputs}, force=args.force)
 
     from ..demo.files import demo_files
     from ..demo.prompts import embed_empty, embed_prompt
@@ -62,9 +63,10 @@ def run(args: argparse.Namespace) -> None:
     write_sheet(reference, faces, words)
     print(f"Read {clip.source}: {len(clip.frames)} frames. Wrote {reference}.")
 
-    identity = read_identity(slotid, faces, vae, device)
+    identity, trace = read_identity(slotid, faces, vae, device)
     identity.save(identity_file)
-    print(f"Read the identity: {len(identity.tokens)} tokens. Wrote {identity_file}.")
+    write_routing(routing, faces, trace, words)
+    print(f"Read the identity: {len(identity.tokens)} tokens. Wrote {identity_file} and {routing}.")
 
     transformer = load_wan_transformer(files.diffusion_model, device=device)
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ..faces import Faces
     from ..identity import Identity
     from ..model import SlotID
+    from ..slots import RoutingTrace
 
 SUMMARY = "read the identity of a person from a clip"
 DESCRIPTION = """\
@@ -58,6 +59,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="the identity file (default: beside CLIP, .identity.safetensors)",
     )
     parser.add_argument("--sheet", type=Path, metavar="FILE", help="also write a contact sheet of what was read (.png)")
+    parser.add_argument("--routing", type=Path, metavar="FILE", help="also draw what each slot looked at (.png)")
     parser.add_argument("--consent", default="", metavar="TEXT", help="a note kept in the file: who agreed to what")
     add_force_option(parser)
 
@@ -88,7 +90,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     output = args.output or args.clip.with_suffix(".identity.safetensors")
-    check_outputs({output: (".safetensors",)} | ({args.sheet: PICTURES} if args.sheet else {}), force=args.force)
+    pictures = {path: PICTURES for path in (args.sheet, args.routing) if path}
+    check_outputs({output: (".safetensors",)} | pictures, force=args.force)
 
     from ..demo.files import demo_files
     from ..faces import prepare_faces
@@ -106,23 +109,36 @@ def run(args: argparse.Namespace) -> None:
     with progress("Finding the face") as report:
         faces = prepare_faces(clip, detector=args.detector, person=args.person, progress=report)
     print(faces.coverage.report())
-    identity = read_identity(model, faces, vae, device, consent=args.consent)
+    words = untrained(model.metadata)
+    identity, trace = read_identity(model, faces, vae, device, consent=args.consent)
     if args.sheet:
-        write_sheet(args.sheet, faces, untrained(model.metadata))
+        write_sheet(args.sheet, faces, words)
         print(f"Wrote {args.sheet}: look whether it shows the right person.")
+    if args.routing:
+        write_routing(args.routing, faces, trace, words)
+        print(f"Wrote {args.routing}: what each slot looked at.")
     identity.save(output)
     print(f"Wrote {output}: {len(identity.tokens)} identity tokens, {size_of(output)}.")
-    if untrained(model.metadata):
+    if words:
         print("Made with untrained demo weights: it shows how the parts work together, not likeness.")
 
 
-def read_identity(model: SlotID, faces: Faces, vae: object, device: torch.device, *, consent: str = "") -> Identity:
+def read_identity(
+    model: SlotID, faces: Faces, vae: object, device: torch.device, *, consent: str = ""
+) -> tuple[Identity, RoutingTrace]:
     from ..pipelines.wan import encode_video
 
-    return model.to(device).encode(faces, encode_video(vae), consent=consent)
+    return model.to(device).encode_with_routing(faces, encode_video(vae), consent=consent)
 
 
 def write_sheet(path: Path, faces: Faces, words: str) -> None:
     from ..sheets import contact_sheet, save_image
 
     save_image(path, contact_sheet(faces, title=words or None))
+
+
+def write_routing(path: Path, faces: Faces, trace: RoutingTrace, words: str) -> None:
+    from ..routing_sheet import routing_sheet
+    from ..sheets import save_image
+
+    save_image(path, routing_sheet(faces, trace, title=words or None))

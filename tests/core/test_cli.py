@@ -323,6 +323,7 @@ def test_demo_goes_the_whole_way(capsys, tmp_path):
         "identity.safetensors",
         "video.mp4",
         "frames.png",
+        "routing.png",
     }
     Identity.load(output / "identity.safetensors").check_model(SlotID.load(demo_files().slot_id))
     words = untrained(SlotID.load(demo_files().slot_id).metadata)

@@ -13,8 +13,12 @@ from slotid_core import sheets
 from slotid_core.detectors import Box
 from slotid_core.errors import SlotIDError
 from slotid_core.faces import prepare_faces
+from slotid_core.routing_sheet import routing_sheet
 from slotid_core.sheets import contact_sheet, frames_sheet, rows_sheet, save_image
+from slotid_core.slots import RoutingTrace
 from slotid_core.video import Clip, as_bytes
+
+from .models import tiny_faces
 
 
 class Scripted:
@@ -176,3 +180,14 @@ def test_bad_pictures(tmp_path, name, picture):
 def test_bad_input(call):
     with pytest.raises(SlotIDError):
         call()
+
+
+def test_routing_sheet_is_drawn_from_the_plan():
+    faces = tiny_faces(9)
+    plan = torch.zeros(1, 3, 5, 4)
+    plan[:, :, 0, :2] = 0.25  # the first slot takes the upper half, the dustbin the lower
+    plan[:, :, -1, 2:] = 0.25
+    picture = routing_sheet(faces, RoutingTrace(plan, torch.full((1, 3), 0.5), (2, 2)), title="words")
+    other = RoutingTrace(plan.flip(-1), torch.full((1, 3), 0.5), (2, 2))
+    assert picture.dtype == np.uint8 and picture.shape[-1] == 3
+    assert (picture != routing_sheet(faces, other, title="words")).mean() > 0.05
