@@ -140,7 +140,14 @@ class SlotID(nn.Module):
         return identity, trace
 
     def condition(
-        self, transformer: Any, identity: Identity, *, strength: float = 1.0, start: float = 0.0, end: float = 1.0
+        self,
+        transformer: Any,
+        identity: Identity,
+        *,
+        strength: float = 1.0,
+        start: float = 0.0,
+        end: float = 1.0,
+        shift: float = 8.0,
     ) -> AbstractContextManager[None]:
         """Condition a diffusers WanTransformer3DModel inside a `with` block; afterwards it is as it was.
 
@@ -149,11 +156,12 @@ class SlotID(nn.Module):
             identity: made by this model.
             strength: 0 changes nothing.
             start, end: the part of the sampling, as fractions of it, in which the identity acts.
+            shift: the sampler's shift of the flow time, by which start and end are counted.
         """
         # The hosts' side imports this module.
         from .pipelines.diffusers_adapter import condition_transformer
 
-        return condition_transformer(self, transformer, identity, strength=strength, start=start, end=end)
+        return condition_transformer(self, transformer, identity, strength=strength, start=start, end=end, shift=shift)
 
 
 def token_saliency(masks: Tensor, grid: int) -> Tensor:
