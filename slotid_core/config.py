@@ -8,6 +8,8 @@ from typing import Any
 from .errors import SlotIDError
 
 FAMILIES = ("wan2.1", "wan2.2")
+# Latent channels -> pixels to one latent along a side, of the two VAEs in the family.
+SPATIAL_STRIDES = {16: 8, 48: 16}
 
 
 @dataclass(frozen=True)
@@ -18,13 +20,18 @@ class Backbone:
         family: "wan2.1" or "wan2.2" (the latent space and the checkpoint format).
         width: model width (1536 for Wan 2.1 1.3B, 5120 for 14B).
         depth: number of transformer blocks (30, 40).
-        latent_channels: channels of the VAE's latents (16; Wan 2.2 5B has 48).
+        latent_channels: channels of the VAE's latents: 16, or 48 for Wan 2.2 5B, which has a VAE of its own.
     """
 
     family: str
     width: int
     depth: int
     latent_channels: int = 16
+
+    @property
+    def spatial_stride(self) -> int:
+        """Pixels to one latent along a side."""
+        return SPATIAL_STRIDES[self.latent_channels]
 
     @classmethod
     def from_dict(cls, data: Any) -> Backbone:
@@ -137,9 +144,11 @@ def _check_sense(config: SlotIDConfig) -> None:
     ):
         if width % heads:
             raise _refusal(f"the {name}'s width {width} for {heads} heads", "a width that its heads divide")
-    # 8 is the VAE's spatial stride.
-    if encoder.crop_size % (8 * encoder.patch):
-        raise _refusal(f"encoder.crop_size = {encoder.crop_size}", f"a multiple of {8 * encoder.patch}")
+    if backbone.latent_channels not in SPATIAL_STRIDES:
+        raise _refusal(f"backbone.latent_channels = {backbone.latent_channels}", "16 or 48")
+    side = backbone.spatial_stride * encoder.patch
+    if encoder.crop_size % side:
+        raise _refusal(f"encoder.crop_size = {encoder.crop_size}", f"a multiple of {side}")
     if encoder.slots > 128:
         raise _refusal(f"encoder.slots = {encoder.slots}", "at most 128 slots")
     if conditioning.stride > backbone.depth:

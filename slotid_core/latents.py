@@ -7,9 +7,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from .config import Backbone
 from .errors import SlotIDError
 
-# Frames [T, H, W, 3] in [0, 1], T = 4k+1, to latents [C, F, h, w] in the model's normalised space, F = k+1, h = H/8.
+# Frames [T, H, W, 3] in [0, 1], T = 4k+1, to latents [C, F, h, w] in the model's normalised space, F = k+1, and h = H/8
+# (H/16 for the VAE of Wan 2.2 5B).
 # Each host makes one from its own VAE: nodes/host.py (ComfyUI), pipelines/wan.py (diffusers).
 EncodeVideo = Callable[[Tensor], Tensor]
 
@@ -36,13 +38,13 @@ def denormalise_wan21(latents: Tensor) -> Tensor:
     return latents * std + mean
 
 
-def encode_frames(frames: Tensor, encode_video: EncodeVideo, *, channels: int) -> Tensor:
+def encode_frames(frames: Tensor, encode_video: EncodeVideo, backbone: Backbone) -> Tensor:
     """Encode a clip and hold the result against what the model was made for.
 
     Args:
-        frames: [T, H, W, 3] in [0, 1], T = 4k+1, H and W multiples of 8.
+        frames: [T, H, W, 3] in [0, 1], T = 4k+1, H and W multiples of the VAE's stride.
         encode_video: the backbone's VAE.
-        channels: latent channels the Slot-ID model expects.
+        backbone: whose latents the Slot-ID model expects.
 
     Returns:
         [C, F, h, w] float32, F = (T - 1) / 4 + 1, in the model's normalised space.
@@ -56,12 +58,13 @@ def encode_frames(frames: Tensor, encode_video: EncodeVideo, *, channels: int) -
         )
     latents = encode_video(frames).float()
     T, H, W, _ = frames.shape
-    expected = (channels, (T - 1) // 4 + 1, H // 8, W // 8)
+    channels, stride = backbone.latent_channels, backbone.spatial_stride
+    expected = (channels, (T - 1) // 4 + 1, H // stride, W // stride)
     if tuple(latents.shape) != expected:
         raise SlotIDError(
             f"this VAE makes latents of shape {tuple(latents.shape)} from {T} frames of {W}x{H}",
-            f"shape {expected}: {channels} channels, 4 frames to one, 8 pixels to one",
-            "use the VAE that belongs to the video model (wan_2.1_vae for Wan 2.1 and Wan 2.2 14B).",
+            f"shape {expected}: {channels} channels, 4 frames to one, {stride} pixels to one",
+            "use the VAE of the video model: wan_2.1_vae for Wan 2.1 and Wan 2.2 14B, wan2.2_vae for Wan 2.2 5B.",
         )
     if not torch.isfinite(latents).all():
         raise SlotIDError("the VAE made NaN from this clip", "finite latents", "run the VAE in float32 or bfloat16.")

@@ -117,9 +117,9 @@ class SlotID(nn.Module):
                 stacklevel=2,
             )
         crops = resize(faces.crops, encoder.crop_size)
-        latents = encode_frames(crops, encode_video, channels=self.config.backbone.latent_channels)
+        latents = encode_frames(crops, encode_video, self.config.backbone)
         weight = self.encoder.tokenizer.project.weight
-        grid = encoder.crop_size // 8 // encoder.patch
+        grid = encoder.crop_size // self.config.backbone.spatial_stride // encoder.patch
         saliency = token_saliency(faces.masks, grid)
         tokens, trace = self.encoder(latents[None].to(weight), saliency[None].to(weight))
         if not torch.isfinite(tokens).all():

@@ -196,6 +196,7 @@ def test_broken_config(model_file, text):
         ("conditioning", "stride", 9),
         ("backbone", "family", "sd1.5"),
         ("backbone", "depth", 900_000),
+        ("backbone", "latent_channels", 12),
     ],
 )
 def test_senseless_config(model_file, part, entry, value):

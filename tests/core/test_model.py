@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 import torch
 
+from slotid_core.config import Backbone
 from slotid_core.errors import SlotIDError, SlotIDWarning
 from slotid_core.latents import WAN21_MEAN, denormalise_wan21, encode_frames, normalise_wan21
 from slotid_core.model import SALIENCY_FLOOR, SlotID, token_saliency
@@ -88,10 +89,19 @@ def test_vae_that_does_not_fit(model, vae, words):
         model.encode(tiny_faces(), vae)
 
 
+def test_wan_22_5b_has_a_vae_of_its_own(tmp_path):
+    backbone = Backbone("wan2.2", TINY.backbone.width, TINY.backbone.depth, latent_channels=48)
+    model = saved_model(tmp_path / "5b.safetensors", dataclasses.replace(TINY, backbone=backbone))
+    identity, trace = model.encode_with_routing(tiny_faces(), lambda f: fake_vae(f)[..., ::2, ::2].repeat(3, 1, 1, 1))
+    assert trace.grid == (2, 2) and identity.backbone == backbone
+    with pytest.raises(SlotIDError, match=r"16 pixels to one"):
+        model.encode(tiny_faces(), fake_vae)
+
+
 @pytest.mark.parametrize("shape", [(8, 64, 64, 3), (9, 64, 64, 4), (64, 64, 3)])
 def test_frames_of_another_shape(shape):
     with pytest.raises(SlotIDError, match="frames of shape"):
-        encode_frames(torch.zeros(shape), fake_vae, channels=16)
+        encode_frames(torch.zeros(shape), fake_vae, TINY.backbone)
 
 
 def test_latent_statistics():
