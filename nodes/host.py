@@ -16,6 +16,7 @@ import torch
 from ..slotid_core.errors import SlotIDError, SlotIDWarning
 
 if TYPE_CHECKING:
+    import numpy as np
     from comfy.sd import VAE
     from comfy_api.latest._input import VideoInput
 
@@ -68,9 +69,9 @@ def noted_warnings() -> Iterator[list[str]]:
             warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
 
 
-def as_image(picture: object) -> torch.Tensor:
+def as_image(picture: np.ndarray) -> torch.Tensor:
     """A uint8 picture [H, W, 3] as the host's IMAGE [1, H, W, 3] in [0, 1]."""
-    return torch.from_numpy(picture).unsqueeze(0) / 255.0
+    return torch.tensor(picture).unsqueeze(0) / 255.0
 
 
 def video_window(video: VideoInput, start: float, duration: float | None) -> tuple[str | BinaryIO, float, float | None]:

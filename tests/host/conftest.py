@@ -13,7 +13,7 @@ from slotid_core.video import load_video
 
 from ..core.models import fake_vae, saved_model
 from ..core.wan_files import write_dit
-from .comfy import Server, comfyui_path, comfyui_version
+from .comfyui import Server, comfyui_path, comfyui_version
 
 CONFIG = SlotIDConfig(
     Backbone("wan2.1", width=256, depth=3),

@@ -6,7 +6,7 @@ import copy
 import json
 from typing import Any
 
-from .comfy import PACK, Graph
+from .comfyui import PACK, Graph
 
 DEMO: Graph = json.loads((PACK / "workflows" / "api" / "slotid_demo.json").read_text())
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from slotid_core.demo.files import demo_files
 
-from .comfy import NodeFailedError, comfyui_python
+from .comfyui import NodeFailedError, comfyui_python
 from .graphs import APPLY, FACE, LOAD, MODEL, UNET, changed, demo, latents_only
 
 

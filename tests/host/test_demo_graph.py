@@ -12,7 +12,7 @@ from slotid_core.demo.files import demo_files
 from slotid_core.identity import Identity
 from slotid_core.video import load_video
 
-from .comfy import PACK
+from .comfyui import PACK, complaints
 from .graphs import APPLY, CREATE, DECODE, ENCODE, FACE, LOAD, MODEL, SAMPLER, SAVE, UNET, demo, latents_only, without
 
 FEW_STEPS = {SAMPLER: {"steps": 3}}
@@ -35,7 +35,9 @@ def unconditioned(seed=1):
 
 
 def test_the_demo_graph_ends_in_a_video(server, small_vae):
+    before = len(server.log())
     result = server.run(demo())
+    assert complaints(server.log()[before:]) == []
     frames = frames_of(server, result)
     assert frames.shape == (17, 64, 64, 3) and frames.std() > 0.01
     shown = {node for node, output in result.outputs.items() if output.get("images")}

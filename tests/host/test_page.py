@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from .comfy import PACK
+from .comfyui import PACK
 
 SCRIPT = Path(__file__).with_name("page.cjs")
 

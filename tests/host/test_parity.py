@@ -24,7 +24,7 @@ from slotid_core.pipelines.wan import (
 
 from ..core.models import saved_model
 from ..core.wan_files import random_identity, write_dit, write_vae
-from .comfy import comfyui_python, comfyui_version
+from .comfyui import comfyui_python, comfyui_version
 
 PACK = Path(__file__).parents[2]
 TOLERANCE = 1e-4

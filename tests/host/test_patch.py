@@ -8,7 +8,7 @@ import pytest
 
 from ..core.models import saved_model
 from ..core.wan_files import write_dit
-from .comfy import PACK, comfyui_python
+from .comfyui import PACK, comfyui_python
 from .conftest import CONFIG
 
 

@@ -38,6 +38,12 @@ def comfyui_version(path: Path) -> tuple[int, ...]:
     return tuple(int(part) for part in re.search(r'__version__ = "([\d.]+)"', text)[1].split("."))
 
 
+def complaints(log: str) -> list[str]:
+    """Lines of a log that speak of this pack and of something wrong."""
+    lines = [line for line in log.splitlines() if re.search(r"slot.?id", line, re.I)]
+    return [line for line in lines if re.search(r"error|warn|fail|cannot|traceback", line, re.I)]
+
+
 class NodeFailedError(Exception):
     """A node's error, as the page would show it. `node` is its id, `message` the text."""
 
@@ -57,7 +63,7 @@ class Server:
     """ComfyUI with the pack linked in, in a folder of its own."""
 
     def __init__(self, comfyui: Path, base: Path) -> None:
-        self.base, self.log_file = base, base / "server.log"
+        self.base, self.log_file, self.startup_log = base, base / "server.log", ""
         (base / "custom_nodes").mkdir(parents=True)
         (base / "custom_nodes" / PACK_NAME).symlink_to(PACK, target_is_directory=True)
         (base / "input").mkdir()
@@ -80,6 +86,7 @@ class Server:
         while time.monotonic() < end and self._process.poll() is None:
             try:
                 self.get("/system_stats")
+                self.startup_log = self.log()
                 return
             except (urllib.error.URLError, ConnectionError):
                 time.sleep(0.5)
