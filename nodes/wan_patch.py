@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 Residual = Callable[[torch.Tensor, slice], torch.Tensor]
 
 KEY = "slotid"
-POSITIVE = 0  # in `cond_or_uncond`
+POSITIVE = 0  # in `cond_or_uncond`, as KSampler and CFGGuider count
 ROUNDING = 1e-6
 STEPS_OF_TIME = 1000.0  # the host hands the model sigma * 1000
 
@@ -59,6 +59,7 @@ def apply_identity(
     patch = IdentityPatch(slotid.conditioning, identity.tokens, strength, start, end)
     patched = model.clone()
     patch.begin(patched)
+    patched.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, patch.sample)
     patched.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, KEY, patch)
     patched.add_callback_with_key(CallbacksMP.ON_PRE_RUN, KEY, patch.begin)
     patched.add_callback_with_key(CallbacksMP.ON_CLEANUP, KEY, patch.finish)
@@ -94,6 +95,7 @@ class IdentityPatch:
         self.percents = (start, end)
         self.sigmas = (math.inf, 0.0)
         self.prepared: dict[tuple[torch.device, torch.dtype], PreparedIdentity] = {}
+        self.names: dict[Any, str] = {}
 
     def __deepcopy__(self, memo: dict) -> IdentityPatch:
         # 0.3.64 deep-copies model options on every clone; a copy would duplicate the adapter's weights.
@@ -110,6 +112,15 @@ class IdentityPatch:
     def finish(self, patcher: ModelPatcher) -> None:
         self.prepared = {}
 
+    def sample(self, executor: Callable, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Note the name of each conditioning, by its uuid: guiders number their conditionings in different orders."""
+        guided = getattr(executor.class_obj, "conds", {})
+        self.names = {cond["uuid"]: name for name, conds in guided.items() for cond in conds}
+        try:
+            return executor(*args, **kwargs)
+        finally:
+            self.names = {}
+
     def __call__(
         self,
         executor: Callable,
@@ -123,7 +134,7 @@ class IdentityPatch:
     ) -> torch.Tensor:
         """x [B, C, T, H, W] is the batch of all conditioning chunks, chunk j in rows [j B', (j+1) B')."""
         options = transformer_options or {}
-        rows = positive_rows(x.shape[0], options.get("cond_or_uncond", [POSITIVE])) if self._active(options) else []
+        rows = positive_rows(x.shape[0], options, self.names) if self._active(options) else []
         if rows:
             tokens = video_tokens(executor.class_obj, x, kwargs.get("reference_latent"))
             options = self._with_residuals(options, self._residuals(x, timestep), rows, tokens)
@@ -170,10 +181,22 @@ class IdentityPatch:
         return {**options, "patches_replace": {**replace, "dit": blocks}}
 
 
-def positive_rows(batch: int, chunks: list[int]) -> list[slice]:
-    """Rows of the positive conditioning; `chunks` names the conditioning of each equal part of the batch."""
-    size = batch // len(chunks)
-    return [slice(j * size, (j + 1) * size) for j, kind in enumerate(chunks) if kind == POSITIVE]
+def positive_rows(batch: int, options: dict[str, Any], names: dict[Any, str]) -> list[slice]:
+    """Rows of the positive conditioning in a batch of equal chunks, one for each conditioning.
+
+    Args:
+        batch: rows of all chunks together.
+        options: the host's transformer options, with `uuids` and `cond_or_uncond` of the chunks.
+        names: name by uuid; a conditioning without one counts by its number.
+    """
+    kinds = options.get("cond_or_uncond", [POSITIVE])
+    uuids = options.get("uuids", [None] * len(kinds))
+    size = batch // len(kinds)
+    return [
+        slice(j * size, (j + 1) * size)
+        for j, (uuid, kind) in enumerate(zip(uuids, kinds, strict=True))
+        if names.get(uuid, "positive" if kind == POSITIVE else "") == "positive"
+    ]
 
 
 def video_tokens(model: wan.WanModel, x: torch.Tensor, reference: torch.Tensor | None) -> slice:

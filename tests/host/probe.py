@@ -99,6 +99,30 @@ class Run:
         return [torch.equal(a, b) for a, b in zip(self.cond, other.cond, strict=True)]
 
 
+def dual_guidance(model) -> dict[str, torch.Tensor]:
+    """What the model makes of the three prompts of DualCFGGuider, which counts its negative prompt as number 0."""
+    from comfy_extras.nodes_custom_sampler import Guider_DualCFG
+
+    made = {}
+    model = model.clone()
+
+    def note(executor, *args, **kwargs):
+        out = executor(*args, **kwargs)
+        kinds = next(a for a in args if isinstance(a, dict))["cond_or_uncond"]
+        for kind, part in zip(kinds, out.chunk(len(kinds)), strict=True):
+            made[("negative", "middle", "positive")[kind]] = part.clone()
+        return out
+
+    model.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "watch", note)
+    guider = Guider_DualCFG(model)
+    guider.set_conds(prompt(2), prompt(4), prompt(3))
+    guider.set_cfg(3.0, 2.0)
+    noise = torch.randn(1, 16, 3, 4, 4, generator=torch.Generator().manual_seed(1))
+    sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "simple", 1)
+    guider.sample(noise, torch.zeros_like(noise), comfy.samplers.sampler_object("euler"), sigmas, seed=0)
+    return made
+
+
 def same(a: Run, b: Run) -> bool:
     return torch.equal(a.latents, b.latents) and bool(torch.isfinite(a.latents).all())
 
@@ -143,6 +167,8 @@ def main() -> dict[str, object]:
         # In the first step the noise is the same, so the model's answers compare.
         answers[f"{name}_uncond_same"] = torch.equal(off.uncond[0], conditioned.uncond[0])
         answers[f"{name}_cond_differs"] = not torch.equal(off.cond[0], conditioned.cond[0])
+    off, conditioned = dual_guidance(model), dual_guidance(on())
+    answers["dual_guidance_same"] = [name for name in sorted(off) if torch.equal(off[name], conditioned[name])]
     answers["cfg_1_changes"] = not same(Run(model, cfg=1.0), Run(on(), cfg=1.0))
 
     pair, off = Run(on(), batch=2), Run(model, batch=2)

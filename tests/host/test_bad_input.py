@@ -190,7 +190,7 @@ def saving(name):
     }
 
 
-def test_an_image_vae(server, small_vae):
+def test_an_image_vae(server):
     """Any VAE but the video model's own is refused before anything is computed."""
     graph = {node: demo()[node] for node in (LOAD, FACE, MODEL, "5")}
     graph["vae"] = {"class_type": "VAELoader", "inputs": {"vae_name": "pixel_space"}}

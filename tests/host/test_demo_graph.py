@@ -4,6 +4,7 @@ import hashlib
 import shutil
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
@@ -12,8 +13,25 @@ from slotid_core.demo.files import demo_files
 from slotid_core.identity import Identity
 from slotid_core.video import load_video
 
-from .comfyui import PACK, complaints
-from .graphs import APPLY, CREATE, DECODE, ENCODE, FACE, LOAD, MODEL, SAMPLER, SAVE, UNET, demo, latents_only, without
+from ..core.wan_files import write_vae
+from .comfyui import PACK, comfyui_version, complaints
+from .graphs import (
+    APPLY,
+    CREATE,
+    DECODE,
+    ENCODE,
+    FACE,
+    LOAD,
+    MODEL,
+    SAMPLER,
+    SAVE,
+    UNET,
+    VAE,
+    changed,
+    demo,
+    latents_only,
+    without,
+)
 
 FEW_STEPS = {SAMPLER: {"steps": 3}}
 KIM, ROBIN = (f"{clip.name} [temp]" for clip in demo_files().clips[:2])
@@ -88,6 +106,26 @@ def test_an_identity_keeps_where_it_comes_from(server, small_vae):
     assert path.stat().st_size < 1_000_000
     options = server.get("/object_info/SlotIDLoadIdentity")["SlotIDLoadIdentity"]["input"]["required"]["file"][1]
     assert "cast/kim.safetensors" in options["options"], "a saved identity is listed without a restart"
+
+
+def test_the_full_width_vae_reads_an_identity_too(comfyui, server):
+    """The nodes up to the identity on hosts whose VAE loader takes no other width, with random weights."""
+    if comfyui_version(comfyui) >= (0, 33):
+        pytest.skip("this ComfyUI takes the demo's small VAE, which the other tests use")
+    folder = server.base / "models" / "vae"
+    folder.mkdir(exist_ok=True)
+    write_vae(folder / "full.safetensors", base=96, dtype=torch.float16)
+    graph = {node: demo()[node] for node in (LOAD, FACE, VAE, MODEL, ENCODE)}
+    graph = changed(graph, {LOAD: {"frames": 5}, VAE: {"vae_name": "full.safetensors"}})
+    graph["save"] = {
+        "class_type": "SlotIDSaveIdentity",
+        "inputs": {"identity": [ENCODE, 0], "name": "full", "overwrite": True},
+    }
+    result = server.run(graph)
+    assert result.outputs[ENCODE]["images"], "the routing is shown"
+    identity = Identity.load(server.base / "models" / "slot_id" / "identities" / "full.safetensors")
+    assert identity.source == demo_files().clips[0].name and len(identity.frames_used) == 5
+    (folder / "full.safetensors").unlink()
 
 
 def test_plain_images_work_as_clip_and_as_crops(server, small_vae):

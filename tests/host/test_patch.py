@@ -74,6 +74,10 @@ def test_both_ways_of_running_guidance_were_met(answers):
     assert sorted(answers["apart_chunks"]) == [[0], [1]]
 
 
+def test_the_positive_prompt_is_known_by_name_not_by_number(answers):
+    assert answers["dual_guidance_same"] == ["middle", "negative"]
+
+
 def test_a_range_begins_and_ends_on_its_steps(answers):
     assert answers["late_start"] == [True, True, False, False]
     assert answers["halves_make_a_whole"] is True
