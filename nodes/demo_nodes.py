@@ -46,8 +46,12 @@ class DemoPrompt(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Conditioning.Output("positive", tooltip="The prompt, for the sampler's positive input."),
-                io.Conditioning.Output("negative", tooltip="The empty prompt, for the sampler's negative input."),
+                io.Conditioning.Output(
+                    "positive", display_name="positive", tooltip="The prompt, for the sampler's positive input."
+                ),
+                io.Conditioning.Output(
+                    "negative", display_name="negative", tooltip="The empty prompt, for the sampler's negative input."
+                ),
             ],
         )
 

@@ -35,7 +35,11 @@ class LoadModel(io.ComfyNode):
                     "if they do not fit.",
                 )
             ],
-            outputs=[sockets.Model.Output("slotid_model", tooltip="For Encode Identity and Apply.")],
+            outputs=[
+                sockets.Model.Output(
+                    "slotid_model", display_name="slotid_model", tooltip="For Encode Identity and Apply."
+                )
+            ],
         )
 
     @classmethod
@@ -88,8 +92,10 @@ class EncodeIdentity(io.ComfyNode):
                 ),
             ],
             outputs=[
-                sockets.Identity.Output("identity", tooltip="The person, for Apply and Save Identity."),
-                io.Image.Output("routing", tooltip="What each slot looked at, over time."),
+                sockets.Identity.Output(
+                    "identity", display_name="identity", tooltip="The person, for Apply and Save Identity."
+                ),
+                io.Image.Output("routing", display_name="routing", tooltip="What each slot looked at, over time."),
             ],
         )
 
@@ -169,9 +175,13 @@ class LoadIdentity(io.ComfyNode):
                 )
             ],
             outputs=[
-                sockets.Identity.Output("identity", tooltip="The person, for Apply."),
-                io.Image.Output("thumbnails", tooltip="A few frames of the clip that it was read from."),
-                io.String.Output("report", tooltip="Where the identity comes from, and what its clip held."),
+                sockets.Identity.Output("identity", display_name="identity", tooltip="The person, for Apply."),
+                io.Image.Output(
+                    "thumbnails", display_name="thumbnails", tooltip="A few frames of the clip that it was read from."
+                ),
+                io.String.Output(
+                    "report", display_name="report", tooltip="Where the identity comes from, and what its clip held."
+                ),
             ],
         )
 

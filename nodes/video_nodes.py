@@ -88,10 +88,14 @@ class LoadReferenceVideo(io.ComfyNode):
                 ),
             ],
             outputs=[
-                sockets.Clip.Output("clip", tooltip="For Prepare Face: the frames with their times and their source."),
+                sockets.Clip.Output(
+                    "clip",
+                    display_name="clip",
+                    tooltip="For Prepare Face: the frames with their times and their source.",
+                ),
                 io.Image.Output("images", display_name="frames", tooltip="The same frames as images."),
                 io.Float.Output("rate", display_name="fps", tooltip="Frames per second of the frames."),
-                io.String.Output("report", tooltip="What was read, and what could be better."),
+                io.String.Output("report", display_name="report", tooltip="What was read, and what could be better."),
             ],
         )
 
@@ -169,11 +173,21 @@ class PrepareFace(io.ComfyNode):
                 ),
             ],
             outputs=[
-                sockets.Faces.Output("faces", tooltip="For Encode Identity: crops, masks, coverage and source."),
-                io.Image.Output("crops", tooltip="The face crops as images."),
-                io.Mask.Output("mask", tooltip="Where the face is in each crop."),
-                io.Image.Output("contact_sheet", tooltip="Every frame with the crop and how it was found."),
-                io.String.Output("report", tooltip="How well the clip covers the person, and what could be better."),
+                sockets.Faces.Output(
+                    "faces", display_name="faces", tooltip="For Encode Identity: crops, masks, coverage and source."
+                ),
+                io.Image.Output("crops", display_name="crops", tooltip="The face crops as images."),
+                io.Mask.Output("mask", display_name="mask", tooltip="Where the face is in each crop."),
+                io.Image.Output(
+                    "contact_sheet",
+                    display_name="contact sheet",
+                    tooltip="Every frame with the crop and how it was found.",
+                ),
+                io.String.Output(
+                    "report",
+                    display_name="report",
+                    tooltip="How well the clip covers the person, and what could be better.",
+                ),
             ],
         )
 

@@ -190,6 +190,22 @@ def test_a_video_from_another_node_is_read_as_its_file(server):
     assert "wired.mp4: 33 frames" in result.outputs["text"]["text"][0]
 
 
+def test_a_trimmed_video_is_read_where_it_was_trimmed(comfyui, server):
+    if comfyui_version(comfyui) < (0, 33):
+        pytest.skip("this ComfyUI has no node that trims a VIDEO")
+    shutil.copyfile(demo_files().clips[0], server.base / "input" / "whole.mp4")
+    load = demo()[LOAD]
+    trim = {"video": ["video", 0], "start_time": 0.5, "duration": 0.75, "strict_duration": False}
+    graph = {
+        "video": {"class_type": "LoadVideo", "inputs": {"file": "whole.mp4"}},
+        "trim": {"class_type": "Video Slice", "inputs": trim},
+        "load": {**load, "inputs": {**load["inputs"], "start": 0.25, "video": ["trim", 0]}},
+        "text": {"class_type": "PreviewAny", "inputs": {"source": ["load", 3]}},
+    }
+    # 0.25 s into what is left of the video, of which 0.5 s remain: 8 frames, of which Wan takes 5.
+    assert "whole.mp4: 5 frames of 256 x 256, 0.75 s to 1.00 s" in server.run(graph).outputs["text"]["text"][0]
+
+
 def test_every_graph_has_its_picture_and_its_api_form():
     for path in (PACK / "workflows").glob("*.json"):
         assert path.with_suffix(".jpg").is_file() and (path.parent / "api" / path.name).is_file()
