@@ -15,7 +15,6 @@ dlib and insightface are optional packages, imported when a detector is made.
 
 from __future__ import annotations
 
-import importlib
 import math
 import os
 from collections.abc import Iterable, Sequence
@@ -25,7 +24,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from .errors import SlotIDError
+from .errors import SlotIDError, load_package
 
 DETECTORS = ("dlib", "insightface", "landmarks", "whole_frame")
 DEFAULT_PACK = "buffalo_l"
@@ -117,8 +116,8 @@ class DlibDetector:
     network_side = 400
 
     def __init__(self) -> None:
-        dlib = _optional("dlib", "dlib")
-        models = _optional("face_recognition_models", "dlib")
+        dlib = load_package("dlib", "dlib")
+        models = load_package("face_recognition_models", "dlib")
         self._hog = dlib.get_frontal_face_detector()
         self._network = dlib.cnn_face_detection_model_v1(models.cnn_face_detector_model_location())
         self._points = dlib.shape_predictor(models.pose_predictor_five_point_model_location())
@@ -160,7 +159,7 @@ class InsightFaceDetector:
     detection_size = (640, 640)
 
     def __init__(self, folders: Iterable[str | os.PathLike[str]] = (), pack: str = DEFAULT_PACK) -> None:
-        app = _optional("insightface.app", "insightface")
+        app = load_package("insightface.app", "insightface")
         folder = find_pack([*map(Path, folders), Path("~/.insightface").expanduser()], pack)
         try:
             self._analysis = app.FaceAnalysis(
@@ -276,21 +275,8 @@ def _bad_landmarks(reason: str) -> SlotIDError:
     )
 
 
-def _optional(module: str, extra: str) -> Any:
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        missing = isinstance(error, ModuleNotFoundError)
-        state = "is not installed" if missing else f"is installed but cannot be imported: {error}"
-        raise SlotIDError(
-            f"The Python package {error.name or module} {state}",
-            f"the packages of the detector {extra}",
-            f'pip install "comfyui-slotid[{extra}]", then restart; or choose another detector.',
-        ) from error
-
-
 def _scaled(frame: np.ndarray, side: int) -> tuple[np.ndarray, float]:
-    import cv2
+    cv2 = load_package("cv2", "pack")
 
     scale = side / max(frame.shape[:2])
     size = tuple(max(1, round(length * scale)) for length in (frame.shape[1], frame.shape[0]))

