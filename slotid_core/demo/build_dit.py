@@ -21,8 +21,8 @@ WIDTH, HEADS, DEPTH, FFN = 256, 2, 6, 1024
 SHIFT = 3.0
 PROMPT_DROPOUT = 0.1
 BATCH = 64
-PEOPLE = 4096
-PLAN = Plan(steps=1500, matrix_rate=0.01, other_rate=2e-3, warmup=50, decay=500, average=0.995)
+PEOPLE = 2048
+PLAN = Plan(steps=500, matrix_rate=0.01, other_rate=2e-3, warmup=50, decay=200, average=0.995)
 
 # diffusers' names -> Wan's own, longest first within a block.
 _BLOCK_NAMES = {

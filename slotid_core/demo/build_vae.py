@@ -27,7 +27,7 @@ from .wan_vae import LATENT_CHANNELS, WanVAE
 
 WIDTH = 16
 LATENT_NOISE = 0.03
-PLAN = Plan(steps=2400, matrix_rate=0.02, other_rate=2e-3, warmup=30, decay=600, average=0.98)
+PLAN = Plan(steps=1000, matrix_rate=0.02, other_rate=2e-3, warmup=30, decay=300, average=0.98)
 FRAMES_PER_STEP = 25
 # Lengths of the clips of successive steps: most short, so that a step sees many people.
 LENGTHS = (5, 9, 5, 17)

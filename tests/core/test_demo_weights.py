@@ -1,0 +1,167 @@
+"""The builder of the demo weights: layouts, the encoder in closed form, the training loop."""
+
+import math
+
+import pytest
+import torch
+
+from slotid_core.demo import build_dit, build_identity, weights
+from slotid_core.demo.build_vae import normalise, round_trip, to_video
+from slotid_core.demo.clips import target_clips
+from slotid_core.demo.fitting import Plan, fit, orthogonal
+from slotid_core.demo.people import TRAIN
+from slotid_core.demo.vae_start import start_encoder
+from slotid_core.demo.wan_vae import ResidualBlock, WanVAE
+from slotid_core.latents import normalise_wan21
+
+
+def shaken(module, seed=0):
+    """Weights in which nothing is zero or one by construction."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
+    return module.eval()
+
+
+def test_whole_clips_at_once_give_what_diffusers_gives_in_chunks():
+    diffusers = pytest.importorskip("diffusers")
+    from diffusers.loaders.single_file_utils import convert_wan_vae_to_diffusers
+
+    ours = shaken(WanVAE(8))
+    theirs = diffusers.AutoencoderKLWan(base_dim=8, z_dim=16).eval()
+    theirs.load_state_dict(convert_wan_vae_to_diffusers(ours.state_dict()))
+    video = torch.rand(1, 3, 9, 32, 32, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    with torch.no_grad():
+        latents = ours.encode(video)[0]
+        assert torch.allclose(latents, theirs.encode(video).latent_dist.mode(), atol=1e-4)
+        made = ours.decode(latents).clamp(-1, 1)
+    assert made.std() > 0.05
+    assert torch.allclose(made, theirs.decode(latents).sample, atol=1e-4)
+
+
+def test_what_light_leaves_out_is_zero():
+    light, whole = WanVAE(16, light=True), WanVAE(16)
+    video = to_video(target_clips([1], frames=5).frames)
+    round_trip_loss = light.decode(light.encode(video)[0]).square().mean()
+    round_trip_loss.backward()
+    assert any(isinstance(module, ResidualBlock) and module.skipped for module in light.modules())
+    with torch.no_grad():
+        for parameter in light.parameters():
+            if parameter.grad is not None:
+                parameter -= 0.1 * parameter.grad
+    whole.load_state_dict(light.state_dict())
+    with torch.no_grad():
+        assert torch.allclose(round_trip(light, video), round_trip(whole, video), atol=1e-5)
+
+
+def test_encoder_in_closed_form_is_as_good_as_principal_components():
+    known = to_video(target_clips(TRAIN[:16]).frames)
+    vae = WanVAE(16, light=True)
+    start_encoder(vae, known)
+    with torch.no_grad():
+        codes = vae.encode(known)[0][:, :, 1:].movedim(1, -1).reshape(-1, 16)
+    # Every latent cell of a later frame stands for 4 frames of 8 x 8 pixels.
+    cells = known[:, :, 1:].unflatten(2, (-1, 4)).unflatten(4, (8, 8)).unflatten(6, (8, 8))
+    cells = cells.permute(0, 2, 4, 6, 1, 3, 5, 7).reshape(len(codes), -1)
+
+    def left(features):
+        rows = torch.cat([features, torch.ones(len(features), 1)], 1).double()
+        return float((cells - rows @ torch.linalg.lstsq(rows, cells.double()).solution).square().mean())
+
+    centred = (cells - cells.mean(0)).double()
+    best = torch.linalg.eigvalsh(centred.T @ centred)[:-16].sum() / cells.numel()
+    assert 10 * math.log10(left(codes) / best) < 0.3
+
+
+def test_a_still_clip_keeps_its_first_frames_code():
+    vae = WanVAE(16, light=True)
+    known = to_video(target_clips(TRAIN[:16]).frames)
+    start_encoder(vae, known)
+    with torch.no_grad():
+        codes = vae.encode(known[:, :, :1].expand(-1, -1, 5, -1, -1))[0]
+    assert (codes[:, :, 1] - codes[:, :, 0]).norm() < 0.35 * codes[:, :, 0].norm()
+
+
+def test_latents_get_wans_statistics():
+    vae = shaken(WanVAE(8))
+    videos = to_video(target_clips(TRAIN[:8], frames=5).frames)
+    normalise(vae, videos)
+    with torch.no_grad():
+        latents = normalise_wan21(vae.encode(videos)[0])
+        decoder_sees = vae.conv2(vae.encode(videos)[0])
+    assert latents.mean((0, 2, 3, 4)).abs().max() < 1e-3 and (latents.std((0, 2, 3, 4)) - 1).abs().max() < 1e-3
+    assert torch.allclose(latents, decoder_sees, atol=1e-4)
+
+
+def test_transformer_names_survive_the_way_to_wan_and_back():
+    pytest.importorskip("diffusers")
+    from diffusers.loaders.single_file_utils import convert_wan_transformer_to_diffusers
+
+    tensors = build_dit.new_transformer(0).state_dict()
+    original = build_dit.original_names(tensors)
+    assert original.keys() >= {"blocks.0.self_attn.norm_q.weight", "blocks.5.modulation", "head.modulation"}
+    assert not any("attn1" in name or "condition_embedder" in name for name in original)
+    back = convert_wan_transformer_to_diffusers(dict(original))
+    assert back.keys() == tensors.keys() and all(torch.equal(back[name], tensors[name]) for name in tensors)
+
+
+def test_an_orthogonalised_update_has_about_equal_singular_values():
+    matrix = torch.randn(24, 80, generator=torch.Generator().manual_seed(0)) * torch.logspace(0, -2, 24)[:, None]
+    for tried in (matrix, matrix.T):
+        values = torch.linalg.svdvals(orthogonal(tried))
+        assert values.min() > 0.3 and values.max() < 1.4
+
+
+def test_a_stopped_training_goes_on_as_if_it_had_not_stopped(tmp_path):
+    data = torch.randn(64, 8, generator=torch.Generator().manual_seed(0))
+    truth = torch.randn(8, 4, generator=torch.Generator().manual_seed(1))
+    plan = Plan(steps=40, matrix_rate=0.05, other_rate=0.01, warmup=5, decay=10, save_every=5)
+
+    def run(folder, stop_at=None):
+        folder.mkdir(exist_ok=True)
+        torch.manual_seed(0)
+        layer, losses = torch.nn.Linear(8, 4), {}
+
+        def loss(step):
+            if step == stop_at:
+                raise KeyboardInterrupt
+            rows = data[(step * 7) % 48 :][:16]
+            losses[step] = (layer(rows) - rows @ truth).square().mean()
+            return losses[step]
+
+        try:
+            average = fit("toy", dict(layer.named_parameters()), loss, plan, folder)
+        except KeyboardInterrupt:
+            return losses, None
+        return losses, average
+
+    straight, average = run(tmp_path / "straight")
+    run(tmp_path / "stopped", stop_at=23)
+    resumed, average_resumed = run(tmp_path / "stopped")
+    assert min(resumed) == 20 and all(torch.equal(resumed[step], straight[step]) for step in range(20, 40))
+    assert all(torch.equal(average[name], average_resumed[name]) for name in average)
+    assert straight[39] < 0.5 * straight[0]
+
+
+def test_identity_training_reaches_the_encoder_and_leaves_the_backbone_alone(tmp_path):
+    pytest.importorskip("diffusers")
+    transformer = build_dit.new_transformer(0)
+    torch.nn.init.normal_(transformer.proj_out.weight, std=0.02)
+    before = {name: tensor.clone() for name, tensor in transformer.state_dict().items()}
+    generator = torch.Generator().manual_seed(0)
+    targets = torch.randn(4, 16, 2, 8, 8, generator=generator)
+    references = torch.randn(4, 16, 3, 8, 8, generator=generator)
+    start = build_identity.new_slotid(0).state_dict()
+    model = build_identity.train_identity(transformer, targets, references, tmp_path, 0, 3)
+    moved = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, start[name])}
+    assert "encoder.tokenizer.project.weight" in moved and "conditioning.blocks.0.out.weight" in moved
+    assert all(torch.equal(tensor, before[name]) for name, tensor in transformer.state_dict().items())
+    assert not transformer.blocks[0]._forward_hooks
+
+
+def test_the_command_teaches(capsys):
+    with pytest.raises(SystemExit) as end:
+        weights.main(["--help"])
+    said = capsys.readouterr().out
+    assert end.value.code == 0 and all(word in said for word in ("--work", "--vae-steps", "--seeded", "resum"))
