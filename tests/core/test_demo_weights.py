@@ -1,13 +1,16 @@
 """The builder of the demo weights: layouts, the encoder in closed form, the training loop."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
-from slotid_core.demo import build_dit, build_identity, weights
+from slotid_core.checkpoint import read_header
+from slotid_core.demo import build_dit, build_identity, latent_cache, weights
 from slotid_core.demo.build_vae import normalise, round_trip, to_video
 from slotid_core.demo.clips import target_clips
+from slotid_core.demo.files import demo_files
 from slotid_core.demo.fitting import Plan, fit, orthogonal
 from slotid_core.demo.people import TRAIN
 from slotid_core.demo.vae_start import start_encoder
@@ -165,3 +168,32 @@ def test_the_command_teaches(capsys):
         weights.main(["--help"])
     said = capsys.readouterr().out
     assert end.value.code == 0 and all(word in said for word in ("--work", "--vae-steps", "--seeded", "resum"))
+
+
+def test_one_command_builds_every_file(tmp_path, monkeypatch):
+    pytest.importorskip("diffusers")
+    made = replace(
+        demo_files(),
+        diffusion_model=tmp_path / "made" / "dit.safetensors",
+        vae=tmp_path / "made" / "vae.safetensors",
+        slot_id=tmp_path / "made" / "slotid.safetensors",
+    )
+    monkeypatch.setattr(weights, "demo_files", lambda: made)
+    for module, name, value in (
+        (latent_cache, "PART", 8),
+        (build_dit, "PEOPLE", 8),
+        (build_dit, "BATCH", 2),
+        (build_identity, "PEOPLE", 8),
+        (build_identity, "BATCH", 2),
+    ):
+        monkeypatch.setattr(module, name, value)
+    few = ["--vae-steps", "2", "--dit-steps", "2", "--identity-steps", "2", "--threads", str(torch.get_num_threads())]
+    weights.main(["--work", str(tmp_path / "work"), *few])
+    first = [path.read_bytes() for path in made.weights()]
+    said = [read_header(path).metadata["trained_on"] for path in made.weights()]
+    assert all("briefly trained, seed 0, 2 steps" in words for words in said)
+    # Everything is found again, and nothing trained twice.
+    weights.main(["--work", str(tmp_path / "work"), *few])
+    assert [path.read_bytes() for path in made.weights()] == first
+    weights.main(["--work", str(tmp_path / "work"), "--seeded"])
+    assert all("not trained, seed 0" in read_header(path).metadata["trained_on"] for path in made.weights())
