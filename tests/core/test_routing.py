@@ -103,6 +103,19 @@ def test_bfloat16_gradient():
         assert (a.double() - b).abs().max() <= 2e-2 * b.abs().max()
 
 
+def test_autocast_leaves_the_precision_alone():
+    inputs = [t.requires_grad_() for t in problem(16, 70, 32)]
+
+    def run():
+        out = sinkhorn_routing(*inputs, eps=0.2, iterations=5).out
+        return out, *torch.autograd.grad(out.square().sum(), inputs)
+
+    want = run()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = run()
+    assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
+
+
 @pytest.mark.parametrize("junk", [math.nan, 1e4, math.inf])
 def test_masked_tokens_are_dropped(junk):
     q, k, v, log_a, log_b = double(problem(5, 20, 8))

@@ -79,3 +79,11 @@ def test_every_parameter_learns(encoder):
     (tokens * torch.randn(tokens.shape, generator=torch.Generator().manual_seed(5))).sum().backward()
     silent = [name for name, p in encoder.named_parameters() if p.grad is None or not p.grad.abs().max() > 0]
     assert silent == []
+
+
+def test_trains_under_autocast(encoder):
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        tokens, _ = encoder(latents())
+    tokens.float().square().sum().backward()
+    assert all(torch.isfinite(p.grad).all() for p in encoder.parameters() if p.grad is not None)
+    torch.testing.assert_close(tokens.float(), encoder(latents())[0], rtol=0.1, atol=0.1)
