@@ -84,7 +84,8 @@ def test_the_clip_decides_and_nothing_else(server, small_vae):
         videos.append(np.stack([np.asarray(Image.open(file).convert("RGB"), dtype=float) for file in files]))
     assert videos[0].shape == (17, 64, 64, 3)
     assert np.array_equal(videos[0], videos[2])
-    assert not np.array_equal(videos[0], videos[1])
+    # In levels of 255: another person, not another rounding.
+    assert np.abs(videos[0] - videos[1]).mean() > 4
 
 
 def test_an_identity_keeps_where_it_comes_from(server, small_vae):
