@@ -5,8 +5,8 @@
 
 Stages, each with a checkpoint under the work folder: `vae` (1,000 steps of up to 25 frames), then the latents of the
 training clips, `dit` (500 steps of 64 clips), `identity` (300 steps of 24 pairs). The files that ship were made with
-these defaults and seed 0: about 40 minutes on one CPU core, a brief training that gives heads, poses and colours, not a
-likeness. Needs the extra `headless` (diffusers).
+these defaults and seed 0, stage by stage, in about an hour on one CPU core of a busy machine: a brief training that
+gives heads, poses and colours, not a likeness. Needs the extra `headless` (diffusers).
 """
 
 from __future__ import annotations

@@ -1,0 +1,47 @@
+"""The shipped demo weights carry identity: the loss on held-out people with the right, no and the wrong reference.
+
+`pytest -s` prints the figures that the README quotes.
+"""
+
+import pytest
+import torch
+
+from slotid_core.demo.build_dit import flow_loss
+from slotid_core.demo.build_identity import conditioned_loss
+from slotid_core.demo.clips import reference_clips, target_clips, target_prompt
+from slotid_core.demo.files import demo_files
+from slotid_core.demo.people import TEST
+from slotid_core.demo.prompts import embed_prompt
+from slotid_core.model import SlotID
+
+PEOPLE, NOISES = 48, 2
+
+
+@pytest.mark.skipif("not trained" in SlotID.load(demo_files().slot_id).metadata["trained_on"], reason="seeded weights")
+@torch.no_grad()
+def test_the_right_reference_explains_a_person_best():
+    pytest.importorskip("diffusers")
+    from slotid_core.pipelines.wan import encode_video, load_wan_transformer, load_wan_vae
+
+    files, seeds = demo_files(), list(TEST[100 : 100 + PEOPLE])
+    encode = encode_video(load_wan_vae(files.vae))
+    transformer, model = load_wan_transformer(files.diffusion_model), SlotID.load(files.slot_id)
+    targets = torch.stack([encode(clip) for clip in target_clips(seeds).frames])
+    references = torch.stack([encode(clip) for clip in reference_clips(seeds).frames])
+    prompts = [target_prompt(seed, 0) for seed in seeds]
+    text = torch.stack([embed_prompt(p.pose, p.expression, p.background) for p in prompts])
+    right = model.encoder(references)[0]
+
+    generator = torch.Generator().manual_seed(0)
+    losses = {"right": [], "no": [], "wrong": []}
+    for _ in range(NOISES):
+        u = torch.randn(PEOPLE, generator=generator).sigmoid()
+        time, noise = 3 * u / (1 + 2 * u), torch.randn(targets.shape, generator=generator)
+        losses["no"].append(flow_loss(transformer, targets, noise, time, text))
+        for name, tokens in (("right", right), ("wrong", right.roll(1, 0))):
+            losses[name].append(conditioned_loss(model, transformer, tokens, targets, noise, time, text))
+    mean = {name: torch.stack(values).mean(0) for name, values in losses.items()}
+    better = (mean["right"] < mean["wrong"]).float().mean().item()
+    print({name: round(values.mean().item(), 4) for name, values in mean.items()}, f"right beats wrong: {better:.0%}")
+    assert mean["right"].mean() < mean["no"].mean() < mean["wrong"].mean()
+    assert better > 0.75
