@@ -11,7 +11,6 @@ import hashlib
 import json
 import math
 import os
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from .atomic import write_atomic
 from .errors import SlotIDError
 
 MAX_HEADER_BYTES = 4 * 1024 * 1024
@@ -149,24 +149,7 @@ def write(path: str | os.PathLike, tensors: Mapping[str, Tensor], metadata: Mapp
     path.parent.mkdir(parents=True, exist_ok=True)
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(tensors.items())}
     data = _canonical(safetensors.torch.save(plain, metadata=dict(metadata)))
-    write_atomically(path, data)
-
-
-def write_atomically(path: str | os.PathLike, data: bytes) -> None:
-    """Write bytes beside the target, then rename: readers see the old file or the whole new one."""
-    path = Path(path)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        # mkstemp makes the file private to the user; a model folder is often shared.
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    write_atomic(path, lambda temporary: temporary.write_bytes(data))
 
 
 def _canonical(data: bytes) -> bytes:

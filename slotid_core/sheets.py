@@ -10,9 +10,10 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from .atomic import write_atomic
 from .errors import SlotIDError
 from .faces import Faces
-from .video import as_bytes, check_frames, write_atomic
+from .video import as_bytes, check_frames
 
 BACKGROUND = (32, 33, 36)
 TEXT = (232, 234, 237)

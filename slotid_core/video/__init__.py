@@ -6,7 +6,7 @@ rates and rotated phone videos come out right. Only the frames that are asked fo
 
 from .clip import Clip, as_bytes, as_fps, check_frames, clip_from_frames
 from .load import Progress, load_video
-from .save import save_video, write_atomic
+from .save import save_video
 
 __all__ = [
     "Clip",
@@ -17,5 +17,4 @@ __all__ = [
     "clip_from_frames",
     "load_video",
     "save_video",
-    "write_atomic",
 ]

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import tempfile
-from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 from torch import Tensor
 
+from ..atomic import write_atomic
 from ..errors import SlotIDError
 from .clip import as_bytes, as_fps, check_frames
 
@@ -32,31 +31,6 @@ def save_video(path: str | os.PathLike[str], frames: Tensor, fps: float | Fracti
         raise SlotIDError(f"The video's name is {target.name!r}", "a name ending in .mp4", "Rename the output file.")
     data = check_frames(frames, channels_from=3)[..., :3]
     write_atomic(target, lambda temporary: _encode(temporary, data, rate))
-
-
-def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a temporary file beside `path`, then move it into place; nothing is left when it fails."""
-    try:
-        handle, temporary = tempfile.mkstemp(suffix=path.suffix, prefix=".slotid-", dir=path.parent)
-    except OSError as error:
-        raise _unwritable(path, error) from error
-    os.close(handle)
-    try:
-        write(Path(temporary))
-        # mkstemp makes files private to the user; an output gets the rights of any new file.
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise _unwritable(path, error) from error
-    finally:
-        if os.path.exists(temporary):
-            os.unlink(temporary)
-
-
-def _unwritable(path: Path, error: OSError) -> SlotIDError:
-    return SlotIDError(f"{path.name} cannot be written: {error.strerror}", "a writable folder", "Choose another place.")
 
 
 def _encode(path: Path, data: Tensor, rate: Fraction) -> None:

@@ -8,7 +8,7 @@ import zipfile
 import pytest
 import torch
 
-from slotid_core import checkpoint
+from slotid_core import atomic, checkpoint
 from slotid_core.config import SlotIDConfig
 from slotid_core.errors import SlotIDError
 from slotid_core.identity import Identity
@@ -256,12 +256,13 @@ def test_identity_round_trip(identity_file):
 
 def test_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "keep.safetensors"
-    checkpoint.write_atomically(path, b"old")
+    checkpoint.write(path, {"tokens": torch.zeros(3)}, {})
+    old = path.read_bytes()
 
     def full(*_):
-        raise OSError("No space left on device")
+        raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint.os, "replace", full)
-    with pytest.raises(OSError, match="No space"):
-        checkpoint.write_atomically(path, b"new")
-    assert path.read_bytes() == b"old" and [p.name for p in tmp_path.iterdir()] == ["keep.safetensors"]
+    monkeypatch.setattr(atomic.os, "replace", full)
+    with pytest.raises(SlotIDError, match="No space"):
+        checkpoint.write(path, {"tokens": torch.ones(3)}, {})
+    assert path.read_bytes() == old and [p.name for p in tmp_path.iterdir()] == ["keep.safetensors"]

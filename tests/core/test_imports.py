@@ -7,7 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 CORE = ROOT / "slotid_core"
-BASE = {"errors", "config", "checkpoint", "ops"}
+BASE = {"errors", "config", "atomic", "checkpoint", "ops"}
 # Left to right; a stage may import BASE, what stands before it, and the other files of its own stage.
 STAGES = [["video"], ["detectors", "sheets", "faces"], ["latents"], ["tokens"], ["slots"], ["routing_sheet"]]
 STAGES += [["identity"], ["conditioning"], ["model"], ["pipelines", "demo", "training"]]
@@ -76,7 +76,7 @@ def test_stages_import_only_to_the_left():
 
 
 def test_base_imports_base_only():
-    order = ["errors", "config", "checkpoint", "ops"]
+    order = ["errors", "config", "atomic", "checkpoint", "ops"]
     for path in files():
         if (stage := stage_of(path)) in BASE:
             targets = {core_target(path, module, level) for module, level, _, _ in imports(path)} - {None, stage}
