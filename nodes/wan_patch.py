@@ -69,20 +69,14 @@ def apply_identity(
 
 def check_backbone(model: ModelPatcher, slotid: HostModel) -> None:
     """Refuse, by name, a model that these weights were not made for."""
-    found, expected = model.model.diffusion_model, slotid.model.config.backbone
+    found = model.model.diffusion_model
     if type(found) not in _PREFIXED:
         raise SlotIDError(
             f"The model is a {type(model.model).__name__} ({type(found).__name__})",
-            f"a Wan 2.1 or 2.2 text-to-video, image-to-video, VACE or camera model ({expected})",
+            f"a Wan 2.1 or 2.2 text-to-video, image-to-video, VACE or camera model ({slotid.model.config.backbone})",
             f"load the diffusion model that {slotid.model.name} was made for.",
         )
-    shape = (found.dim, len(found.blocks), found.out_dim)
-    if shape != (expected.width, expected.depth, expected.latent_channels):
-        raise SlotIDError(
-            f"The model is a Wan model of width {shape[0]} with {shape[1]} blocks and {shape[2]} latent channels",
-            f"{expected}, for which {slotid.model.name} was made",
-            "load that diffusion model, or a Slot-ID model made for this one.",
-        )
+    slotid.model.check_backbone(found.dim, len(found.blocks), found.out_dim)
 
 
 class IdentityPatch:

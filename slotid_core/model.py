@@ -139,6 +139,20 @@ class SlotID(nn.Module):
         )
         return identity, trace
 
+    def check_backbone(self, width: int, depth: int, latent_channels: int) -> None:
+        """Hold a video model's sizes against those this model was made for.
+
+        Raises:
+            SlotIDError: another width, depth or number of latent channels, naming both.
+        """
+        backbone = self.config.backbone
+        if (width, depth, latent_channels) != (backbone.width, backbone.depth, backbone.latent_channels):
+            raise SlotIDError(
+                f"a video model of width {width} with {depth} blocks and {latent_channels} latent channels",
+                f"{backbone}, for which {self.name or 'this Slot-ID model'} was made",
+                "load that video model, or a Slot-ID model made for this one.",
+            )
+
     def condition(
         self,
         transformer: Any,

@@ -121,14 +121,9 @@ def check_transformer(slotid: SlotID, transformer: Any) -> None:
             "a diffusers WanTransformer3DModel",
             "pass pipe.transformer of a WanPipeline.",
         )
-    config, backbone = transformer.config, slotid.config.backbone
-    found = (config.num_attention_heads * config.attention_head_dim, config.num_layers, config.out_channels)
-    if found != (backbone.width, backbone.depth, backbone.latent_channels):
-        raise SlotIDError(
-            f"a transformer of width {found[0]}, {found[1]} blocks, {found[2]} latent channels",
-            f"the backbone of {slotid.name or 'this Slot-ID model'}: {backbone}",
-            "use the Slot-ID model made for this video model, or the video model this Slot-ID model was made for.",
-        )
+    config = transformer.config
+    width = config.num_attention_heads * config.attention_head_dim
+    slotid.check_backbone(width, config.num_layers, config.out_channels)
 
 
 class _Run:

@@ -341,7 +341,7 @@ def refused(transformer, slotid, identity, **settings):
 def test_refuses_another_backbone(tmp_path, slotid, identity, sizes):
     other = load_wan_transformer(write_dit(tmp_path / "other.safetensors", **sizes))
     error = refused(other, slotid, identity)
-    assert f"width {sizes.get('width', 128)}, {sizes['depth']} blocks" in error.found
+    assert f"width {sizes.get('width', 128)} with {sizes['depth']} blocks" in error.found
     assert "slotid.safetensors" in error.expected and "width 128, 4 blocks" in error.expected
 
 
