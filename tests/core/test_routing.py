@@ -1,9 +1,11 @@
 """The reference routing against a float64 formula written out in plain autograd operations."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from slotid_core.errors import SlotIDError
 from slotid_core.ops import BACKENDS, ENVIRONMENT_VARIABLE, Backend, choose_backend, sinkhorn_routing
@@ -64,6 +66,15 @@ def test_columns_are_exact_and_the_row_error_is_reported(eps):
     want = (plain(*double(inputs), eps, 5)[1] - log_a.exp()).abs().sum(-1)
     assert ((row_mass.double() - log_a.exp()).abs().sum(-1) - want).abs().max() <= 1e-5
     assert want.max() > 1e-3, "five iterations leave a marginal error worth reporting"
+
+
+@pytest.mark.parametrize("iterations", [1, 5])
+def test_golden_numbers(iterations):
+    """The definition itself, start included: other choices of g_0 differ by 1e-2 after five iterations."""
+    held = load_file(Path(__file__).parents[1] / "golden" / "routing.safetensors")
+    inputs = [held[name] for name in ("q", "k", "v", "log_a", "log_b")]
+    for name, value in sinkhorn_routing(*inputs, eps=0.2, iterations=iterations)._asdict().items():
+        torch.testing.assert_close(value, held[f"{name}_{iterations}"], rtol=1e-9, atol=1e-12)
 
 
 def test_more_iterations_converge_to_both_marginals():
