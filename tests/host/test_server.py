@@ -1,5 +1,7 @@
 """The pack in a running ComfyUI: it loads without a word, and the page learns all it needs."""
 
+import json
+
 import pytest
 
 from .comfyui import PACK, PACK_NAME, complaints
@@ -72,6 +74,22 @@ def test_identities_are_not_offered_as_models(nodes):
 def test_the_graphs_are_offered_as_templates(server):
     expected = {path.stem for path in (PACK / "workflows").glob("*.json")}
     assert expected and set(server.get("/workflow_templates")[PACK_NAME]) == expected
+
+
+@pytest.mark.parametrize("graph", sorted((PACK / "workflows").glob("*.json")), ids=lambda path: path.stem)
+def test_every_graph_fits_the_hosts_nodes(server, graph):
+    """Each node is known, takes the inputs it is wired by, and the wires carry what their ends say."""
+    known, saved = server.get("/object_info"), json.loads(graph.read_text(encoding="utf-8"))
+    nodes = {node["id"]: node for node in saved["nodes"] if node["type"] not in ("MarkdownNote", "Note")}
+    assert {node["type"] for node in nodes.values()} <= known.keys()
+    for node in nodes.values():
+        declared = known[node["type"]]["input"]
+        names = declared.get("required", {}).keys() | declared.get("optional", {}).keys()
+        assert {slot["name"] for slot in node["inputs"] if slot["link"] is not None} <= names, node["type"]
+    assert saved["links"]
+    for _, source, output, target, slot, kind in saved["links"]:
+        assert known[nodes[source]["type"]]["output"][output] == kind
+        assert nodes[target]["inputs"][slot]["link"] is not None
 
 
 def test_a_sample_clip_can_be_previewed_before_the_first_run(server):
