@@ -8,6 +8,7 @@ Not a test itself: `test_patch.py` runs it once with the host's own Python and h
 from __future__ import annotations
 
 import copy
+import dataclasses
 import importlib.util
 import json
 import sys
@@ -40,7 +41,13 @@ def load_pack():
     spec.loader.exec_module(module)
     return {
         name: importlib.import_module(f"slotid_pack.{name}")
-        for name in ("nodes.wan_patch", "nodes.host_model", "slotid_core.identity", "slotid_core.errors")
+        for name in (
+            "nodes.wan_patch",
+            "nodes.host_model",
+            "slotid_core.identity",
+            "slotid_core.errors",
+            "slotid_core.model",
+        )
     }
 
 
@@ -228,7 +235,33 @@ def main() -> dict[str, object]:
     object.__setattr__(stranger, "model_hash", "0" * 64)
     answers["other_models_identity"] = refusal(lambda: on(who=stranger))
     answers["reference_prefix"] = reference_prefix()
+    # Wan 2.2's image-to-video experts see 36 channels; its 5B model has a latent space of 48.
+    answers["wan22_i2v"] = other_member(slotid, channels_in=36, channels=16)
+    answers["wan22_5b"] = other_member(slotid, channels_in=48, channels=48)
     return answers
+
+
+def other_member(slotid, channels_in: int, channels: int) -> list[bool]:
+    """Another of the family, random: strength 0 is the model, on changes the positive half alone, after it is gone."""
+    import comfy.ops
+
+    torch.manual_seed(0)
+    sizes = {"dim": 256, "ffn_dim": 128, "num_heads": 2, "num_layers": 3, "in_dim": channels_in, "out_dim": channels}
+    wan = comfy.ldm.wan.model.WanModel(**sizes, operations=comfy.ops.disable_weight_init, dtype=torch.float32)
+    state = {key: 0.05 * torch.randn_like(t) for key, t in wan.state_dict().items()}
+    model = comfy.sd.load_diffusion_model_state_dict(state)
+    config = slotid.model.config
+    config = dataclasses.replace(config, backbone=dataclasses.replace(config.backbone, latent_channels=channels))
+    fitting = pack["slotid_core.model"].SlotID(config)
+    for block in fitting.conditioning.blocks.values():
+        torch.nn.init.normal_(block.out.weight)
+    path = OUT.with_name(f"slotid{channels}.safetensors")
+    fitting.save(path, trained_on="nothing (tests)", license="Apache-2.0")
+    fitting = pack["nodes.host_model"].HostModel(path)
+    who = identity(fitting, 10)
+    plain, on = Run(model), Run(apply_identity(model, fitting, who, 1.0, 0.0, 1.0))
+    off = apply_identity(model, fitting, who, 0.0, 0.0, 1.0)
+    return [off is model, not same(plain, on), torch.equal(plain.uncond[0], on.uncond[0]), same(plain, Run(model))]
 
 
 def narrow():

@@ -100,6 +100,12 @@ def test_weights_are_managed_and_shared(answers):
     assert answers["prepared_per_run"] == 1
 
 
+@pytest.mark.parametrize("member", ["wan22_i2v", "wan22_5b"])
+def test_other_members_of_the_family(answers, member):
+    """Strength 0 is the model; on changes the positive half alone; after the run it is gone."""
+    assert answers[member] == [True, True, True, True]
+
+
 def test_reference_tokens_come_before_the_videos(answers):
     assert answers["reference_prefix"] == [15, 39]
 
