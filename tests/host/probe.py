@@ -215,6 +215,13 @@ def main() -> dict[str, object]:
     answers["shift_in_either_order"] = same(Run(shifted(on(start=0.5))), Run(on(shifted(model), start=0.5)))
     answers["shift_moves_the_range"] = Run(shifted(on(start=0.5))).same_steps(Run(shifted(model)))
 
+    for name, change in (("easycache", easycache), ("context_windows", context_windows), ("compiled", compiled)):
+        off, conditioned, before = (Run(m, size=(7, 4, 4)) for m in (change(model), change(on()), on(change(model))))
+        answers[f"{name}_either_order"] = torch.allclose(conditioned.latents, before.latents, atol=1e-4)
+        difference = (conditioned.cond[0] - off.cond[0]).abs().amax((0, 1, 3, 4))
+        answers[f"{name}_every_frame_differs"] = bool((difference > 1e-3).all()) and len(difference) == 7
+        answers[f"{name}_uncond_same"] = torch.equal(off.uncond[0], conditioned.uncond[0])
+
     prepared = []
     adapter = slotid.conditioning.model
     original = adapter.prepare
@@ -239,6 +246,32 @@ def main() -> dict[str, object]:
     answers["wan22_i2v"] = other_member(slotid, channels_in=36, channels=16)
     answers["wan22_5b"] = other_member(slotid, channels_in=48, channels=48)
     return answers
+
+
+def easycache(model):
+    from comfy_extras.nodes_easycache import EasyCacheNode
+
+    return EasyCacheNode.execute(model, 0.2, 0.15, 0.95, False).args[0]
+
+
+def context_windows(model):
+    """Windows of 4 latent frames that overlap by 2."""
+    import inspect
+
+    from comfy_extras.nodes_context_windows import WanContextWindowsManualNode as Windows
+
+    words = {"freenoise": False} if "freenoise" in inspect.signature(Windows.execute).parameters else {}
+    made = Windows.execute(model, 13, 8, "standard_static", 1, False, "pyramid", **words)
+    return getattr(made, "args", [made])[0]
+
+
+def compiled(model):
+    """Traced whole by dynamo and run as it is: what matters here is that tracing keeps the identity."""
+    from comfy_api.torch_helpers import set_torch_compile_wrapper
+
+    model = model.clone()
+    set_torch_compile_wrapper(model, backend="eager")
+    return model
 
 
 def other_member(slotid, channels_in: int, channels: int) -> list[bool]:

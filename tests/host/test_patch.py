@@ -100,6 +100,14 @@ def test_weights_are_managed_and_shared(answers):
     assert answers["prepared_per_run"] == 1
 
 
+@pytest.mark.parametrize("neighbour", ["easycache", "context_windows", "compiled"])
+def test_lives_with_the_hosts_own_accelerators(answers, neighbour):
+    """In either order of nodes, in every latent frame, and not on the negative half."""
+    assert answers[f"{neighbour}_either_order"] is True
+    assert answers[f"{neighbour}_every_frame_differs"] is True
+    assert answers[f"{neighbour}_uncond_same"] is True
+
+
 @pytest.mark.parametrize("member", ["wan22_i2v", "wan22_5b"])
 def test_other_members_of_the_family(answers, member):
     """Strength 0 is the model; on changes the positive half alone; after the run it is gone."""
