@@ -172,6 +172,7 @@ def main() -> dict[str, object]:
         off, conditioned = Run(model, negative_length=length), Run(on(), negative_length=length)
         answers[f"{name}_chunks"] = off.chunks[: len(off.chunks) // STEPS]
         # In the first step the noise is the same, so the model's answers compare.
+        answers[f"{name}_calls"] = len(conditioned.chunks)
         answers[f"{name}_uncond_same"] = torch.equal(off.uncond[0], conditioned.uncond[0])
         answers[f"{name}_cond_differs"] = not torch.equal(off.cond[0], conditioned.cond[0])
     off, conditioned = dual_guidance(model), dual_guidance(on())
@@ -220,6 +221,7 @@ def main() -> dict[str, object]:
         answers[f"{name}_either_order"] = torch.allclose(conditioned.latents, before.latents, atol=1e-4)
         difference = (conditioned.cond[0] - off.cond[0]).abs().amax((0, 1, 3, 4))
         answers[f"{name}_every_frame_differs"] = bool((difference > 1e-3).all()) and len(difference) == 7
+        answers[f"{name}_calls"] = len(conditioned.chunks)
         answers[f"{name}_uncond_same"] = torch.equal(off.uncond[0], conditioned.uncond[0])
 
     prepared = []

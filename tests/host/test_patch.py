@@ -108,6 +108,11 @@ def test_lives_with_the_hosts_own_accelerators(answers, neighbour):
     assert answers[f"{neighbour}_uncond_same"] is True
 
 
+def test_windows_were_met(answers):
+    """Seven latent frames in windows of four take more than one call a step."""
+    assert answers["context_windows_calls"] >= 2 * answers["compiled_calls"]
+
+
 @pytest.mark.parametrize("member", ["wan22_i2v", "wan22_5b"])
 def test_other_members_of_the_family(answers, member):
     """Strength 0 is the model; on changes the positive half alone; after the run it is gone."""
