@@ -50,8 +50,15 @@ async function main() {
       source: decodeURIComponent(video.currentSrc), width: video.videoWidth, seconds: video.duration,
     })));
   if (picture) await photograph(page, picture);
+  // What the page sends with Apply bypassed: who feeds the sampler, and is the node gone?
+  const bypassed = await page.evaluate(async () => {
+    app.graph._nodes.find((node) => node.type === "SlotIDApply").mode = 4;
+    const nodes = (await app.graphToPrompt()).output;
+    const sampler = Object.values(nodes).find((node) => node.class_type === "KSampler");
+    return { model: nodes[sampler.inputs.model[0]].class_type, sent: Object.values(nodes).map((node) => node.class_type) };
+  });
   await browser.close();
-  console.log(JSON.stringify({ missing, errors, answer, status: entry?.status.status_str, videos }));
+  console.log(JSON.stringify({ missing, errors, answer, status: entry?.status.status_str, videos, bypassed }));
 }
 
 async function photograph(page, picture) {

@@ -47,6 +47,12 @@ def test_reference_and_result_are_shown(seen):
     assert shown["slotid_demo_kim"]["width"] > 0
 
 
+def test_a_bypassed_apply_is_not_sent(seen):
+    """The sampler then takes the loader's own model: the prompt whose latents test_demo_graph.py compares."""
+    assert seen["bypassed"]["model"] == "UNETLoader"
+    assert "SlotIDApply" not in seen["bypassed"]["sent"]
+
+
 def test_the_console_holds_no_error_of_ours(seen):
     """A bare ComfyUI logs errors of its own: files of the user that are not there yet, news that it cannot fetch."""
     assert not [error for error in seen["errors"] if re.search(r"slot.?id", error, re.I)]
