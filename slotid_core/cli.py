@@ -1,11 +1,13 @@
 """The command `slotid`: what it can do, and how it ends.
 
-Exit codes: 0 done; 1 something given cannot be used (told as found, expected, what to do); 2 wrong usage; 130 Ctrl-C.
+Exit codes: 0 done; 1 something given cannot be used (told as found, expected, what to do); 2 wrong usage; 130 Ctrl-C;
+141 whoever read the output left (`slotid ... | head`).
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -56,6 +58,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         except SlotIDError as error:
             print(f"slotid: {error}", file=sys.stderr)
             return 1
+        except BrokenPipeError:
+            # Nobody is left to tell; without this Python would complain once more as it closes the pipe.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 141
         except OSError as error:
             print(f"slotid: {error.filename or 'a file'} cannot be used: {error.strerror or error}", file=sys.stderr)
             return 1

@@ -342,3 +342,14 @@ def test_weights_say_whether_they_are_trained():
 def test_runs_as_a_module():
     command = [sys.executable, "-m", "slotid_core", "--version"]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.startswith("slotid 0.")
+
+
+def test_a_reader_that_leaves_is_no_error_of_a_file():
+    """`slotid inspect FILE | head -0`: quiet, with the code that a broken pipe has in a shell."""
+    from slotid_core.demo.files import demo_files
+
+    command = [sys.executable, "-u", "-m", "slotid_core", "inspect", str(demo_files().slot_id)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    assert process.wait(60) == 141
