@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from . import __version__
-from .commands import demo, encode, generate, inspect
+from .commands import demo, encode, generate, inspect, train
 from .errors import SlotIDError, SlotIDWarning
 
 DESCRIPTION = """\
@@ -34,7 +34,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"slotid {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (demo, encode, generate, inspect):
+    for command in (demo, encode, generate, inspect, train):
         sub = commands.add_parser(
             command.__name__.rpartition(".")[2],
             help=command.SUMMARY,

@@ -1,0 +1,140 @@
+"""The demo world as a pair store (`training/data.py`): rendered, encoded and written in parts of 64 people.
+
+Beside what every store holds, references carry what the baselines read: `random` and `frontal` [n, 16, 1, h, w], single
+frames encoded alone, and `parameters` [n, 30], the person's own numbers in -1 .. 1, in the order of `PARAMETERS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from ..checkpoint import file_sha256
+from ..latents import normalise_wan21
+from ..training.data import EMPTY, Entry, StoreWriter
+from .clips import DemoClips, reference_clips, target_clips
+from .geometry import rotation
+from .people import PARAMETERS, TRAIN, People
+from .prompts import BACKGROUNDS, EXPRESSIONS, POSES, TOKENS, Prompt, embed_empty, embed_prompt
+from .renderer import HEAD_CENTRE, HEAD_HEIGHT, ZOOM, Tracks
+from .seeds import integer, stream
+from .wan_vae import CausalConv3d, ResidualBlock, WanVAE
+
+PART = 64
+BATCH = 16
+EVERY_PROMPT = [Prompt(p, e, b) for p in POSES for e in EXPRESSIONS for b in BACKGROUNDS]
+FACE_SAMPLES = 4  # along each side of a latent cell
+
+
+def fill_demo_store(folder: Path, vae_file: Path, people: int, size: int, targets: int, references: int) -> None:
+    """Fill a store with the first `people` training people; goes on where it was.
+
+    Args:
+        vae_file: a Wan 2.1 VAE of any width.
+        size: side of the frames in pixels.
+        targets, references: takes of each kind for each person.
+    """
+    from tqdm import tqdm
+
+    settings = {"source": "demo world", "size": size, "vae": file_sha256(vae_file)}
+    writer = StoreWriter(folder, settings, TOKENS)
+    done = {role: writer.done(role) for role in ("reference", "target")}
+    jobs = [("reference", take) for take in range(references)] + [("target", take) for take in range(targets)]
+    todo = []
+    for role, take in jobs:
+        missing = [seed for seed in TRAIN[:people] if (str(seed), f"{role} {take}") not in done[role]]
+        todo += [(role, take, missing[start : start + PART]) for start in range(0, len(missing), PART)]
+    vae = load_vae(vae_file) if todo else None
+    bar = tqdm(total=sum(len(seeds) for *_, seeds in todo), desc="demo clips", mininterval=5)
+    for role, take, seeds in todo:
+        make = _references if role == "reference" else _targets
+        pieces = [make(vae, seeds[i : i + BATCH], take, size, writer) for i in range(0, len(seeds), BATCH)]
+        tensors = {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
+        frames = 4 * tensors["latents"].shape[2] - 3
+        writer.add(role, [Entry(str(seed), f"{role} {take}", frames, "demo world") for seed in seeds], tensors)
+        bar.update(len(seeds))
+    bar.close()
+
+
+def load_vae(path: Path) -> WanVAE:
+    """A Wan 2.1 VAE file as the module that takes whole clips at once; silent branches are left out, which is exact."""
+    tensors = {name: tensor.float() for name, tensor in safetensors.torch.load_file(path).items()}
+    vae = WanVAE(tensors["encoder.conv1.weight"].shape[0])
+    vae.load_state_dict(tensors)
+    for module in vae.modules():
+        if isinstance(module, CausalConv3d) and not module.weight[:, :, :-1].any():
+            module.spatial = True
+        if isinstance(module, ResidualBlock):
+            last = module.residual[-1]
+            module.skipped = not (last.weight.any() or last.bias.any())
+    return vae.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def encode(vae: WanVAE, frames: Tensor) -> Tensor:
+    """Frames [B,T,H,W,3] in [0, 1] to latents [B,16,F,h,w] in the model's space."""
+    return normalise_wan21(vae.encode(frames.permute(0, 4, 1, 2, 3) * 2 - 1)[0])
+
+
+def stills(clips: DemoClips, take: int) -> dict[str, Tensor]:
+    """Which frame [B] of each reference a photo shows: "random" any, "frontal" the straightest that is not spoiled."""
+    frames = clips.spoiled.shape[1]
+    anywhere = [integer(stream("still", seed, take), 0, frames - 1) for seed in clips.people.seeds]
+    turned = clips.tracks.yaw.abs() + 10.0 * clips.spoiled
+    return {"random": torch.tensor(anywhere), "frontal": turned.argmin(1)}
+
+
+def normalised_parameters(who: People) -> Tensor:
+    """[B, 30] parameters in the order of `PARAMETERS`, each range brought to -1 .. 1."""
+    columns = [(who[name] - low) / (high - low) * 2 - 1 for name, (low, high) in PARAMETERS.items()]
+    return torch.stack(columns, -1)
+
+
+def face_cells(who: People, tracks: Tracks, size: int) -> Tensor:
+    """How much of each latent cell [B, F, size/8, size/8] the head covers, 0 .. 1, from the tracks.
+
+    The outline of an ellipsoid with half axes r turned by R is p^T ((R diag(r^2) R^T)[:2, :2])^-1 p = 1 on the screen.
+    """
+    side = size // 8 * FACE_SAMPLES
+    line = ((torch.arange(side) + 0.5) * 2 / side - 1) / ZOOM
+    clips, frames = tracks.yaw.shape
+    turn = rotation(tracks.yaw.flatten(), tracks.pitch.flatten(), tracks.roll.flatten())
+    width = (HEAD_HEIGHT * who["aspect"])[:, None].expand(clips, frames).flatten()
+    radii = torch.stack([width, torch.full_like(width, HEAD_HEIGHT), torch.full_like(width, HEAD_HEIGHT * 0.92)], -1)
+    outline = (turn * radii.square()[:, None] @ turn.transpose(1, 2))[:, :2, :2].inverse()
+    x = line[None, None, :] - tracks.x.flatten()[:, None, None]
+    y = -line[None, :, None] - HEAD_CENTRE - tracks.y.flatten()[:, None, None]
+    a, b, c = (outline[:, i, j][:, None, None] for i, j in ((0, 0), (0, 1), (1, 1)))
+    inside = (a * x * x + 2 * b * x * y + c * y * y <= 1).float()
+    cells = torch.nn.functional.avg_pool2d(inside, FACE_SAMPLES).unflatten(0, (clips, frames))
+    # One latent frame of the first frame, one of every four that follow.
+    return torch.cat([cells[:, :1], cells[:, 1:].unflatten(1, (-1, 4)).mean(2)], 1)
+
+
+def _references(vae: WanVAE, seeds: Sequence[int], take: int, size: int, writer: StoreWriter) -> dict[str, Tensor]:
+    clips = reference_clips(seeds, take, size=size)
+    rows = torch.arange(len(seeds))
+    tensors = {name: clips.frames[rows, frame][:, None] for name, frame in stills(clips, take).items()}
+    tensors = {name: encode(vae, frames).half() for name, frames in {"latents": clips.frames, **tensors}.items()}
+    return {"parameters": normalised_parameters(clips.people), **tensors}
+
+
+def _targets(vae: WanVAE, seeds: Sequence[int], take: int, size: int, writer: StoreWriter) -> dict[str, Tensor]:
+    clips = target_clips(seeds, take, size=size)
+    numbers = writer.number_texts([str(prompt) for prompt in EVERY_PROMPT], _embed)
+    return {
+        "latents": encode(vae, clips.frames).half(),
+        "face": face_cells(clips.people, clips.tracks, size).half(),
+        "text": torch.tensor([numbers[str(prompt)] for prompt in clips.prompts]),
+    }
+
+
+def _embed(text: str) -> Tensor:
+    if text == EMPTY:
+        return embed_empty()
+    prompt = next(prompt for prompt in EVERY_PROMPT if str(prompt) == text)
+    return embed_prompt(prompt.pose, prompt.expression, prompt.background)

@@ -1,0 +1,324 @@
+"""The training loop: one for every task, device count and precision.
+
+Whatever chance decides (order, noise, dropout) is a function of the seed, the step and the row's number in the step's
+whole batch. So a run that was killed goes on to the same losses, and one or two processes see the same batches.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..errors import SlotIDError, load_package
+from .config import Experiment
+from .optim import Optimisers, move_average, rate_factor
+from .state import Checkpoints, Losses, open_folder, restore
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+Batch = dict[str, Tensor]
+# Name -> [sum, count]: a part of the loss, and over how many rows; summed over parts of a batch and over devices.
+Parts = dict[str, Tensor]
+
+
+class Task(Protocol):
+    """What there is to learn. `module` holds all that trains, and nothing else."""
+
+    module: nn.Module
+
+    def to(self, device: torch.device) -> None:
+        """Move what the task holds beside `module`."""
+
+    def batch(self, step: int, rows: range) -> Batch:
+        """Some rows of a step's batch, on the CPU."""
+
+    def loss(self, batch: Batch) -> tuple[Tensor, Parts]:
+        """The mean loss of the rows, and what it consists of; the same parts every time."""
+
+    def matrices(self, name: str) -> bool:
+        """Whether Muon may have this parameter, if it has two or more dimensions."""
+
+    def sample(self, step: int) -> np.ndarray:
+        """A sheet, uint8 [H, W, 3]."""
+
+    def save(self, folder: Path, steps: int) -> Path:
+        """Write what was made, from the weights now in `module`, into the run's folder."""
+
+
+def train(task: Task, config: Experiment, folder: Path) -> Path:
+    """Train, from the start or from the run's last checkpoint, and write the averaged weights.
+
+    Args:
+        folder: of the run: config.toml, checkpoints, losses.csv, sheets, curves, and what was made.
+
+    Returns:
+        The file that was made.
+
+    Raises:
+        SlotIDError: a batch that the devices cannot share, a precision that is not there, another run's folder.
+        KeyboardInterrupt: Ctrl-C; the state is saved first.
+    """
+    run, steps = config.run, config.run.steps
+    accelerator = _accelerator(config, folder)
+    main = accelerator.is_main_process
+    if main:
+        open_folder(folder, config)
+    accelerator.wait_for_everyone()
+
+    device = accelerator.device
+    task.to(device)
+    objective = accelerator.prepare(_Objective(task).to(device))
+    named = {name: p for name, p in task.module.named_parameters() if p.requires_grad}
+    average = {name: p.detach().clone() for name, p in named.items()}
+    optimisers = Optimisers(config.optimiser, named, task.matrices)
+    optimiser = accelerator.prepare_optimizer(optimisers, device_placement=False)
+
+    checkpoints = Checkpoints(folder)
+    start = _resume(checkpoints, named, average, optimisers, accelerator)
+
+    def save(done: int) -> None:
+        if main:
+            groups = {"model": named, "average": average, "optimiser": optimisers.tensors()}
+            checkpoints.save(done, groups, accelerator.scaler.state_dict() if accelerator.scaler else {})
+
+    log = _Log(config, folder, start, accelerator)
+    feed = _Feed(task, accelerator, run.batch, run.accumulation)
+    saved = time.monotonic()
+    with _interruptible() as stopped:
+        for step in range(start, steps):
+            optimisers.scale(factor := rate_factor(config.optimiser, step, steps))
+            for part in range(run.accumulation):
+                last = part + 1 == run.accumulation
+                with nullcontext() if last else accelerator.no_sync(objective):
+                    loss, parts = objective(feed(step, part))
+                    accelerator.backward(loss)
+                log.add(loss, parts)
+            norm = accelerator.clip_grad_norm_(named.values(), config.optimiser.clip)
+            optimiser.step()
+            optimiser.zero_grad()
+            move_average(average.values(), named.values(), config.optimiser.average, step)
+
+            done = step + 1
+            log.step(done, norm, factor * config.optimiser.rate)
+            stop = _anywhere(stopped.is_set(), accelerator)
+            due = done % run.save_every == 0 or time.monotonic() - saved > 60 * run.save_minutes
+            if due or stop or done == steps:
+                log.write()
+                save(done)
+                saved = time.monotonic()
+            if stop and done < steps:
+                raise KeyboardInterrupt
+            if main and config.samples.every and done % config.samples.every == 0:
+                with averaged(named, average):
+                    _draw(task.sample(done), folder / "samples" / f"step_{done:08d}.png")
+    log.close()
+    accelerator.wait_for_everyone()
+    with averaged(named, average):
+        made = task.save(folder, steps) if main else folder
+    accelerator.end_training()
+    return made
+
+
+class _Objective(nn.Module):
+    """The task's loss as a module, as data parallelism wants it; what is frozen stays outside."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__()
+        self.module = task.module
+        self._loss = task.loss
+
+    def forward(self, batch: Batch) -> tuple[Tensor, Parts]:
+        return self._loss(batch)
+
+
+class _Feed:
+    """This process's rows of each step, on its device. Beside a GPU the next are made while it computes."""
+
+    def __init__(self, task: Task, accelerator: Accelerator, batch: int, accumulation: int) -> None:
+        share, rest = divmod(batch, accelerator.num_processes * accumulation)
+        if rest or not share:
+            raise SlotIDError(
+                f"run.batch = {batch} for {accelerator.num_processes} processes with {accumulation} parts each",
+                f"a multiple of {accelerator.num_processes * accumulation}",
+                "change run.batch or run.accumulation.",
+            )
+        self.task, self.device, self.accumulation = task, accelerator.device, accumulation
+        self.share, self.place, self.processes = share, accelerator.process_index, accelerator.num_processes
+        self.ahead = None
+        if self.device.type != "cpu":
+            from concurrent.futures import ThreadPoolExecutor
+
+            self.pool, self.ahead = ThreadPoolExecutor(1), {}
+
+    def __call__(self, step: int, part: int) -> Batch:
+        if self.ahead is None:
+            return self._make(step, part)
+        waiting = self.ahead.pop((step, part), None) or self.pool.submit(self._make, step, part)
+        following = (step, part + 1) if part + 1 < self.accumulation else (step + 1, 0)
+        self.ahead[following] = self.pool.submit(self._make, *following)
+        return {name: tensor.to(self.device, non_blocking=True) for name, tensor in waiting.result().items()}
+
+    def _make(self, step: int, part: int) -> Batch:
+        first = (part * self.processes + self.place) * self.share
+        batch = self.task.batch(step, range(first, first + self.share))
+        return {name: t.pin_memory() for name, t in batch.items()} if self.device.type == "cuda" else batch
+
+
+class _Log:
+    """Losses of all devices to losses.csv, TensorBoard and the progress bar; fetched from the device now and then."""
+
+    def __init__(self, config: Experiment, folder: Path, start: int, accelerator: Accelerator) -> None:
+        from tqdm import tqdm
+
+        self.accelerator, self.every = accelerator, config.run.log_every
+        self.main = accelerator.is_main_process
+        self.now: Parts = {}
+        self.names: list[str] = []
+        self.waiting: list[tuple[int, float, Tensor]] = []
+        if self.main:
+            self.losses = Losses(folder, start)
+            title = config.task if start == 0 else f"{config.task} (from step {start})"
+            self.bar = tqdm(desc=title, initial=start, total=config.run.steps, mininterval=1, file=sys.stderr)
+            if accelerator.log_with:
+                accelerator.init_trackers("curves", init_kwargs={"tensorboard": {"purge_step": start}})
+
+    def add(self, loss: Tensor, parts: Parts) -> None:
+        for name, value in {"loss": torch.stack([loss.detach(), torch.ones_like(loss)]), **parts}.items():
+            self.now[name] = self.now[name] + value.detach() if name in self.now else value.detach()
+
+    def step(self, done: int, norm: Tensor, rate: float) -> None:
+        self.now["norm"] = torch.stack([norm, torch.ones_like(norm)]).to(self.now["loss"])
+        self.names = list(self.now)
+        self.waiting.append((done, rate, torch.stack(list(self.now.values()))))
+        self.now = {}
+        if self.main:
+            self.bar.update()
+        if done % self.every == 0:
+            self.write()
+
+    def write(self) -> None:
+        if not self.waiting:
+            return
+        sums = self.accelerator.reduce(torch.stack([sums for _, _, sums in self.waiting]), "sum").cpu()
+        means = (sums[..., 0] / sums[..., 1]).tolist()
+        rows = [
+            {"step": done, **dict(zip(self.names, values, strict=True)), "rate": rate}
+            for (done, rate, _), values in zip(self.waiting, means, strict=True)
+        ]
+        self.waiting = []
+        if self.main:
+            self.losses.add(rows)
+            self.bar.set_postfix_str(f"loss {sum(row['loss'] for row in rows) / len(rows):.4f}", refresh=False)
+            if self.accelerator.log_with:
+                for row in rows:
+                    curves = {name: value for name, value in row.items() if name != "step" and value == value}
+                    self.accelerator.log(curves, step=row["step"])
+
+    def close(self) -> None:
+        self.write()
+        if self.main:
+            self.bar.close()
+
+
+@contextmanager
+def averaged(named: Mapping[str, Tensor], average: Mapping[str, Tensor]) -> Iterator[None]:
+    """Inside, the weights are their averages."""
+    own = {name: p.detach().clone() for name, p in named.items()}
+    restore(named, average)
+    try:
+        yield
+    finally:
+        restore(named, own)
+
+
+def _accelerator(config: Experiment, folder: Path) -> Accelerator:
+    accelerate = load_package("accelerate", "headless")
+    from accelerate.utils import DistributedDataParallelKwargs, DistributedType
+
+    state = accelerate.PartialState()
+    if config.run.precision == "fp16" and state.device.type == "cpu":
+        raise SlotIDError("run.precision = 'fp16' on a CPU", "'no' or 'bf16' there", "change run.precision.")
+    curves = find_spec("tensorboard") is not None
+    if state.is_main_process and not curves:
+        print("No curves: TensorBoard is not installed (pip install tensorboard). losses.csv has every figure.")
+    accelerator = accelerate.Accelerator(
+        mixed_precision=config.run.precision,
+        gradient_accumulation_steps=config.run.accumulation,
+        log_with="tensorboard" if curves else None,
+        project_dir=str(folder),
+        # What a photo or a clip does not use has no gradient in that step.
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+    )
+    replicas = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU, DistributedType.MULTI_XPU)
+    if accelerator.distributed_type not in replicas:
+        raise SlotIDError(
+            f"Accelerate set to {accelerator.distributed_type.value}",
+            "data parallelism (DDP): what trains is small, and the backbone is frozen",
+            "run accelerate config again without FSDP, DeepSpeed and the like; save memory by backbone.checkpointing.",
+        )
+    return accelerator
+
+
+def _resume(
+    checkpoints: Checkpoints,
+    named: Mapping[str, Tensor],
+    average: Mapping[str, Tensor],
+    optimisers: Optimisers,
+    accelerator: Accelerator,
+) -> int:
+    loaded = checkpoints.load()
+    if loaded is None:
+        return 0
+    done, groups, scaler = loaded
+    restore(named, groups["model"])
+    restore(average, groups["average"])
+    optimisers.restore(groups["optimiser"])
+    if accelerator.scaler:
+        accelerator.scaler.load_state_dict(scaler)
+    return done
+
+
+@contextmanager
+def _interruptible() -> Iterator[threading.Event]:
+    """Inside, the first Ctrl-C only sets the event; a second one interrupts as ever."""
+    stopped = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stopped
+        return
+
+    def note(number: int, frame: Any) -> None:
+        stopped.set()
+        signal.signal(signal.SIGINT, before)
+        print("\nStopping after this step; the state will be saved.", file=sys.stderr)
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield stopped
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _anywhere(flag: bool, accelerator: Accelerator) -> bool:
+    """Whether any process has the flag: all must leave the loop at the same step."""
+    if accelerator.num_processes == 1:
+        return flag
+    return bool(accelerator.reduce(torch.tensor(float(flag), device=accelerator.device), "sum").item())
+
+
+def _draw(picture: np.ndarray, path: Path) -> None:
+    from ..sheets import save_image
+
+    path.parent.mkdir(exist_ok=True)
+    save_image(path, picture)
