@@ -1,37 +1,30 @@
-"""The routing op and the choice of its backend.
-
-A backend declares what it can serve; the choice is made from that declaration before the call, never by catching a
-failure. An explicit choice (the argument, or the environment variable SLOTID_ROUTING_BACKEND) that cannot serve the
-call raises with its reason; `auto` takes the first backend, in the order of `BACKENDS`, that can.
-"""
+"""The routing op: entropic optimal transport of tokens to slots, by whichever backend serves the machine."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from ..errors import SlotIDError
-from .sinkhorn import Routing, sinkhorn_reference
+from .backends import BACKENDS, ENVIRONMENT_VARIABLE, Backend, choose_backend
+from .operator import sinkhorn_forward
 
-ENVIRONMENT_VARIABLE = "SLOTID_ROUTING_BACKEND"
+__all__ = ["BACKENDS", "ENVIRONMENT_VARIABLE", "Backend", "Routing", "choose_backend", "sinkhorn_routing"]
 
 
-class Backend(NamedTuple):
-    """One implementation of the routing.
+class Routing(NamedTuple):
+    """What one routing returns.
 
-    refuses: (q, k, v) -> the reason why this backend cannot serve them, or None if it can.
-    run: called as `sinkhorn_reference` is.
+    out: [..., S, dv] row-normalised read-out, in the dtype of v; 0 for a slot that is off.
+    row_mass: [..., S] mass r that each slot received; |r - a| is the marginal error. float32 (float64 if q is).
+    plan: [..., S, N] transport plan in the dtype of row_mass; each column sums to b. [..., S, 0] if not asked for.
     """
 
-    refuses: Callable[[Tensor, Tensor, Tensor], str | None]
-    run: Callable[..., Routing]
-
-
-# In order of preference; the reference serves everything and stays last.
-BACKENDS: dict[str, Backend] = {"reference": Backend(lambda q, k, v: None, sinkhorn_reference)}
+    out: Tensor
+    row_mass: Tensor
+    plan: Tensor
 
 
 def sinkhorn_routing(
@@ -43,18 +36,22 @@ def sinkhorn_routing(
     *,
     eps: float,
     iterations: int,
+    with_plan: bool = True,
     backend: str | None = None,
 ) -> Routing:
     """Route tokens to slots by entropic optimal transport, K iterations (`ops/sinkhorn.py` has the formulas).
+
+    Differentiable once in q, k, v, log_a and log_b, through out, row_mass and plan.
 
     Args:
         q: [..., S, d] slot queries. S is 1 to 128.
         k: [..., N, d] token keys.
         v: [..., N, dv] token values.
         log_a: [..., S] log marginal of the slots; -inf switches a slot off.
-        log_b: [..., N] log marginal of the tokens; -inf drops a token.
+        log_b: [..., N] log marginal of the tokens; -inf drops a token, whatever its k and v hold.
         eps: entropic regularisation, > 0.
         iterations: K >= 1.
+        with_plan: the plan is the one output that grows with S x N; without it the memory does not.
         backend: a name in `BACKENDS`, or None for the environment variable, or "auto".
 
     Returns:
@@ -64,24 +61,10 @@ def sinkhorn_routing(
         SlotIDError: shapes that do not fit, eps or iterations out of range, a backend that cannot serve the call.
     """
     _check(q, k, v, log_a, log_b, eps, iterations)
-    return choose_backend(q, k, v, backend).run(q, k, v, log_a, log_b, eps, iterations)
-
-
-def choose_backend(q: Tensor, k: Tensor, v: Tensor, backend: str | None = None) -> Backend:
-    """The backend that will serve these tensors: the argument, else the environment variable, else auto."""
-    name = backend or os.environ.get(ENVIRONMENT_VARIABLE, "auto")
-    if name == "auto":
-        return next(b for b in BACKENDS.values() if b.refuses(q, k, v) is None)
-    if name not in BACKENDS:
-        raise SlotIDError(
-            f"routing backend {name!r}",
-            f"auto, {', '.join(BACKENDS)}",
-            f"name one of these as the argument or in the environment variable {ENVIRONMENT_VARIABLE}.",
-        )
-    reason = BACKENDS[name].refuses(q, k, v)
-    if reason is not None:
-        raise SlotIDError(f"routing backend {name!r}: {reason}", "tensors it can serve", "choose auto or reference.")
-    return BACKENDS[name]
+    name = choose_backend(q, k, v, backend)
+    with_grams = torch.is_grad_enabled() and any(t.requires_grad for t in (q, k, v, log_a, log_b))
+    made = sinkhorn_forward(q, k, v, log_a, log_b, float(eps), int(iterations), with_plan, with_grams, name)
+    return Routing(*made[:3])
 
 
 def _check(q: Tensor, k: Tensor, v: Tensor, log_a: Tensor, log_b: Tensor, eps: float, iterations: int) -> None:

@@ -11,6 +11,14 @@ token and the only state carried between iterations is the slots' potential f [S
 Columns of P sum to b exactly; |r - a| is the marginal error of stopping after K iterations (Cuturi 2013, with the
 column update last).
 
+Two things make it quick without changing the map. Tokens are walked in tiles that stay in the cache, so no memory
+beyond a fixed budget grows with N. And the exponential is taken once: with E = exp(x + h - max over slots), h a past f,
+
+    u = exp(f - h),  c = E^T u,  w = b / c:      A = u E / c,   r = u * (E w),   P = u E w
+
+so an iteration is two matrix-vector products (stabilised scaling: Schmitzer 2019). E is made anew, with the f of that
+moment, before u spans more than exp(SPREAD): what E has rounded to 0 by then could not have mattered.
+
 The gradient is that of this K-step map, not of the converged plan. With G_t = A_t diag(b) A_t^T [S, S], the chain
 through the iterations needs no token (y = lambda / r_t, lambda = dL/df):
 
@@ -18,177 +26,347 @@ through the iterations needs no token (y = lambda / r_t, lambda = dL/df):
     f_{t+1} = f_t + log a - log r_t      =>      lambda <- lambda - diag(r_t) y + G_t y = G_t y
 
 so the backward pass is: lambda from the last step (one pass over the tokens), the S x S chain, and a second pass that
-makes dq, dk, dv and dlog_b with A_t made anew.
+makes dq, dk, dv and dlog_b, where the sum of all dz_t is E times a product of rank 2 (K - 1).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from functools import wraps
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+
+TILE = 1 << 17  # scores in a tile: half a megabyte in float32, which stays in a core's own cache
+KEPT = 1 << 22  # scores kept from one iteration to the next; a problem with more makes them anew
+SPREAD = 30.0  # float32 holds exp(-87): weights that were rounded to 0 stay below exp(30 - 87) of their column
 
 
-class Routing(NamedTuple):
-    """What one routing returns.
+class State(NamedTuple):
+    """What the forward pass hands to the backward pass: K (S^2 + 2 S) numbers a problem, whatever N is.
 
-    out: [..., S, dv] row-normalised read-out; 0 for a slot that is off.
-    row_mass: [..., S] mass r that each slot received; |r - a| is the marginal error.
-    plan: [..., S, N] transport plan; each column sums to b.
+    potentials: [..., K, S] f at the beginning of each step.
+    row_masses: [..., K, S] r of each step.
+    grams: [..., K - 1, S, S] G_t of each step but the last; [..., 0, S, S] where no gradient is wanted.
     """
 
-    out: Tensor
-    row_mass: Tensor
-    plan: Tensor
+    potentials: Tensor
+    row_masses: Tensor
+    grams: Tensor
 
 
-def sinkhorn_reference(
-    q: Tensor, k: Tensor, v: Tensor, log_a: Tensor, log_b: Tensor, eps: float, iterations: int
-) -> Routing:
-    """Route tokens to slots; differentiable once in q, k, v, log_a and log_b through out, row_mass and plan.
+class Gradients(NamedTuple):
+    """dL/d each input, in its shape and dtype."""
 
-    Args:
-        q: [..., S, d] slot queries.
-        k: [..., N, d] token keys.
-        v: [..., N, dv] token values.
-        log_a: [..., S] log of the slots' marginal; -inf switches a slot off.
-        log_b: [..., N] log of the tokens' marginal; -inf drops a token, whatever its k and v hold.
-        eps: entropic regularisation, > 0.
-        iterations: K >= 1.
-
-    Returns:
-        `Routing`, `out` in the dtype of v, `row_mass` and `plan` in float32 (float64 if the inputs are).
-    """
-    out, row_mass, plan = _SinkhornRouting.apply(q, k, v, log_a, log_b, float(eps), int(iterations))
-    return Routing(out, row_mass, plan)
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    log_a: Tensor
+    log_b: Tensor
 
 
-def _in_full_precision(method: Callable) -> Callable:
+def precision(q: Tensor, eps: float) -> torch.dtype:
+    """The dtype in which the reference computes and keeps its state."""
+    # At small eps the scores reach thousands, where float32 leaves errors of 1e-4. MPS knows no float64.
+    small = eps <= 0.05 and q.device.type != "mps"
+    return torch.promote_types(torch.float64 if small else torch.float32, q.dtype)
+
+
+def _in_full_precision(function: Callable) -> Callable:
     """Switch autocast off inside: half-precision scores would be up to 5e-2 wrong."""
 
-    @wraps(method)
-    def run(ctx, *tensors):
-        with torch.autocast(tensors[0].device.type, enabled=False):
-            return method(ctx, *tensors)
+    @wraps(function)
+    def run(first: Tensor, *rest):
+        with torch.autocast(first.device.type, enabled=False):
+            return function(first, *rest)
 
     return run
 
 
-class _SinkhornRouting(torch.autograd.Function):
-    @staticmethod
-    @_in_full_precision
-    def forward(ctx, q, k, v, log_a, log_b, eps, iterations):
-        ctx.dtypes = tuple(t.dtype for t in (q, k, v, log_a, log_b))
-        q, k, v, log_a, log_b = _prepare(q, k, v, log_a, log_b, eps)
-        b = log_b.exp()
-        x = _scores(q, k, eps)
-        potentials, row_masses, grams = [_start(x, log_a, log_b)], [], []
-        for step in range(iterations):
-            A = _assignment(x, potentials[-1])
-            r = (A @ b.unsqueeze(-1)).squeeze(-1)
-            row_masses.append(r)
-            if step < iterations - 1:
-                if any(ctx.needs_input_grad):
-                    grams.append((A * b.unsqueeze(-2)) @ A.mT)
-                potentials.append(_update(potentials[-1], log_a, r))
-        plan = A * b.unsqueeze(-2)
-        out = _divide(plan @ v, r.unsqueeze(-1))
-        ctx.eps = eps
-        ctx.save_for_backward(q, k, v, log_a, log_b, out, *potentials, *row_masses, *grams)
-        ctx.iterations = iterations
-        reported = torch.promote_types(torch.float32, ctx.dtypes[0])
-        return out.to(ctx.dtypes[2]), r.to(reported), plan.to(reported)
-
-    @staticmethod
-    @once_differentiable
-    @_in_full_precision
-    def backward(ctx, d_out, d_row_mass, d_plan):
-        q, k, v, log_a, log_b, out, *per_step = ctx.saved_tensors
-        K = ctx.iterations
-        potentials, row_masses, grams = per_step[:K], per_step[K : 2 * K], per_step[2 * K :]
-        b, x = log_b.exp().unsqueeze(-2), _scores(q, k, ctx.eps)
-        d_out, d_row_mass, d_plan = (grad.to(out.dtype) for grad in (d_out, d_row_mass, d_plan))
-        r = row_masses[-1].unsqueeze(-1)
-
-        # The last step: out = (A * b) v / r, with r = A b.
-        A = _assignment(x, potentials[-1])
-        d_read = _divide(d_out, r)
-        d_r = d_row_mass.unsqueeze(-1) - (d_read * out).sum(-1, keepdim=True)
-        d_A = d_read @ v.mT + d_r + d_plan
-        d_v = (A * b).mT @ d_read
-        d_b = (A * d_A).sum(-2)
-        d_x = _softmax_backward(A, d_A * b)
-        chain = d_x.sum(-1)
-
-        # The iterations, last to first: the potentials' gradient travels through the Gram matrices alone.
-        d_log_a = torch.zeros_like(log_a)
-        for step in range(K - 2, -1, -1):
-            d_log_a = d_log_a + chain
-            y = _divide(chain, row_masses[step])
-            A = _assignment(x, potentials[step])
-            d_b = d_b - (A * y.unsqueeze(-1)).sum(-2)
-            d_x = d_x + _softmax_backward(A, -y.unsqueeze(-1) * b)
-            chain = (grams[step] @ y.unsqueeze(-1)).squeeze(-1)
-
-        # The start: f_0 = log a - logsumexp_j(x_ij + log b_j).
-        d_log_a = d_log_a + chain
-        weights = _start_weights(x, log_b) * chain.unsqueeze(-1)
-        d_x = d_x - weights
-        d_log_b = b.squeeze(-2) * d_b - weights.sum(-2)
-
-        scale = 1.0 / (math.sqrt(q.shape[-1]) * ctx.eps)
-        grads = (d_x @ k * scale, d_x.mT @ q * scale, d_v, d_log_a, d_log_b)
-        return *(grad.to(dtype) for grad, dtype in zip(grads, ctx.dtypes, strict=True)), None, None
+@_in_full_precision
+def forward(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    log_a: Tensor,
+    log_b: Tensor,
+    eps: float,
+    iterations: int,
+    with_plan: bool,
+    with_grams: bool,
+) -> tuple[Tensor, Tensor, Tensor, State]:
+    """Route. Shapes as in `sinkhorn_routing`; the plan is [..., S, 0] and the Gram matrices none unless asked for."""
+    dtype, (*batch, S, _), N = precision(q, eps), q.shape, k.shape[-2]
+    P, reported = math.prod(batch), torch.promote_types(torch.float32, q.dtype)
+    out = v.new_empty(P, S, v.shape[-1])
+    row_mass = q.new_empty(P, S, dtype=reported)
+    plan = q.new_empty(P, S, N if with_plan else 0, dtype=reported)
+    potentials, row_masses = (q.new_empty(P, iterations, S, dtype=dtype) for _ in range(2))
+    grams = q.new_empty(P, iterations - 1 if with_grams else 0, S, S, dtype=dtype)
+    flat_a = log_a.reshape(P, S)
+    for some, tokens in _groups(q, k, v, log_b, eps):
+        a = flat_a[some].to(dtype)
+        weights = _Weights(tokens, _start(tokens, a))
+        for step in range(iterations - 1):
+            potentials[some, step] = weights.potential()
+            row_masses[some, step] = mass = weights.masses(grams[some, step] if with_grams else None)
+            # A mass of 0 is a slot that is off or a problem with no tokens: f stays. NaN is not hidden.
+            weights.move((a - mass.log()).masked_fill_(mass == 0, 0))
+        potentials[some, -1] = weights.potential()
+        out[some], mass = weights.read_out(plan[some] if with_plan else None)
+        row_masses[some, -1] = row_mass[some] = mass
+    made = (out, row_mass, plan, potentials, row_masses, grams)
+    out, row_mass, plan, *state = (t.view(*batch, *t.shape[1:]) for t in made)
+    return out, row_mass, plan, State(*state)
 
 
-def _prepare(q: Tensor, k: Tensor, v: Tensor, log_a: Tensor, log_b: Tensor, eps: float) -> tuple[Tensor, ...]:
-    """Cast to the precision of the computation, and drop what masked tokens hold."""
-    # At small eps the scores reach thousands, where float32 leaves errors of 1e-4. MPS knows no float64.
-    small = eps <= 0.05 and q.device.type != "mps"
-    dtype = torch.promote_types(torch.float64 if small else torch.float32, q.dtype)
-    # A masked token may hold NaN: 0 * NaN would leak, so its key and value are taken out, not weighted away.
-    masked = (log_b == -math.inf).unsqueeze(-1)
-    k, v = k.masked_fill(masked, 0), v.masked_fill(masked, 0)
-    return tuple(t.to(dtype) for t in (q, k, v, log_a, log_b))
+@_in_full_precision
+def backward(
+    d_out: Tensor,
+    d_row_mass: Tensor,
+    d_plan: Tensor | None,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    log_a: Tensor,
+    log_b: Tensor,
+    out: Tensor,
+    state: State,
+    eps: float,
+) -> Gradients:
+    """Gradients of the K-step map from those of out, row mass and (None for none) plan."""
+    dtype, batch = precision(q, eps), q.shape[:-2]
+    P = math.prod(batch)
+    made = Gradients(*(t.new_empty(P, *t.shape[len(batch) :]) for t in (q, k, v, log_a, log_b)))
+    flat = [t.reshape(P, *t.shape[len(batch) :]) for t in (q, log_a, out, d_out, d_row_mass, *state)]
+    d_plans = None if d_plan is None else d_plan.reshape(P, *d_plan.shape[-2:])
+    for some, tokens in _groups(q, k, v, log_b, eps):
+        q_, a, out_, d_out_, d_mass, f, r, grams = (t[some].to(dtype) for t in flat)
+        d_read = _divide(d_out_, r[:, -1].unsqueeze(-1))
+        d_mass = (d_mass - (d_read * out_).sum(-1)).unsqueeze(-1)
+        last = _LastStep(f[:, -1], d_read, d_mass, None if d_plans is None else d_plans[some])
+
+        chain = torch.zeros_like(a)
+        for tile in tokens.tiles():
+            _, A, M = last.of(tile, tile.scores())
+            chain += (M @ tile.b.mT - A @ (M.sum(-2, keepdim=True) * tile.b).mT).squeeze(-1)
+
+        d_log_a, y = torch.zeros_like(a), torch.empty_like(f[:, 1:])
+        for step in range(f.shape[1] - 2, -1, -1):
+            d_log_a += chain
+            y[:, step] = _divide(chain, r[:, step])
+            chain = (grams[:, step] @ y[:, step].unsqueeze(-1)).squeeze(-1)
+        made.log_a[some] = d_log_a + chain
+
+        d_q, at_start = torch.zeros_like(q_), (a - f[:, 0]).masked_fill(a == -math.inf, math.inf)
+        sharing = _sharing(f)
+        for tile in tokens.tiles():
+            x = tile.scores()
+            E, A, M = last.of(tile, x)
+            d_b = M.sum(-2, keepdim=True)
+            d_x = M.addcmul_(A, d_b, value=-1).mul_(tile.b)
+            made.v[some, tile.where] = A.mul_(tile.b).mT @ d_read
+            for base, steps in sharing:
+                weights = E if base is None else _weights(x, base)[0]
+                u = _scaling(_moves(f[:, steps], f[:, -1] if base is None else base))
+                uy = u * y[:, steps]
+                c = _one_for_zero(u @ weights)
+                w, s = tile.b / c, (uy @ weights) / c
+                d_x.addcmul_(weights, u.mT @ (w * s) - uy.mT @ w)
+                d_b = d_b - s.sum(-2, keepdim=True)
+            # The start: f_0 = log a - logsumexp_j(x_ij + log b_j).
+            start = x.add_(tile.log_b).sub_(at_start.unsqueeze(-1)).exp_().mul_(chain.unsqueeze(-1))
+            made.log_b[some, tile.where] = (tile.b * d_b - start.sum(-2, keepdim=True)).squeeze(-2)
+            d_x -= start
+            made.k[some, tile.where] = (d_x.mT @ q_).mul_(tokens.scale)
+            d_q += d_x @ tile.k()
+        made.q[some] = d_q.mul_(tokens.scale)
+    return Gradients(*(t.view(*batch, *t.shape[1:]) for t in made))
 
 
-def _scores(q: Tensor, k: Tensor, eps: float) -> Tensor:
-    return q @ k.mT * (1.0 / (math.sqrt(q.shape[-1]) * eps))
+class _Tokens:
+    """The tokens of some problems [g], in tiles."""
+
+    def __init__(self, q: Tensor, k: Tensor, v: Tensor, log_b: Tensor, eps: float) -> None:
+        dtype = precision(q, eps)
+        self.q, self.k, self.v, self.log_b, self.dtype = q.to(dtype), k, v, log_b, dtype
+        self.scale = 1.0 / (math.sqrt(q.shape[-1]) * eps)
+        self.problems, self.slots, self.count = *q.shape[:2], k.shape[-2]
+        # On the CPU a look at the values costs nothing; elsewhere it would wait for the device.
+        self.may_look = q.device.type == "cpu"
+
+    def tiles(self) -> Iterator[_Tile]:
+        length = max(1, TILE // (self.problems * self.slots))
+        return (_Tile(self, slice(first, min(first + length, self.count))) for first in range(0, self.count, length))
 
 
-def _assignment(x: Tensor, f: Tensor) -> Tensor:
-    """Softmax over slots of x + f; a column whose slots are all off is 0."""
+class _Tile:
+    """Some tokens [T] of some problems [g], in the precision of the computation."""
+
+    def __init__(self, tokens: _Tokens, where: slice) -> None:
+        self.tokens, self.where = tokens, where
+        self.log_b = tokens.log_b[:, where].to(tokens.dtype).unsqueeze(-2)
+        self.b = self.log_b.exp()
+        # A masked token may hold NaN: 0 * NaN would leak, so its key and value are taken out, not weighted away.
+        self.masked = (self.log_b == -math.inf).mT
+        if tokens.may_look and not self.masked.any():
+            self.masked = None
+
+    def k(self) -> Tensor:
+        """[g, T, d]."""
+        return self._clean(self.tokens.k)
+
+    def v(self) -> Tensor:
+        """[g, T, dv]."""
+        return self._clean(self.tokens.v)
+
+    def scores(self) -> Tensor:
+        """x [g, S, T], a new tensor."""
+        return (self.tokens.q @ self.k().mT).mul_(self.tokens.scale)
+
+    def _clean(self, values: Tensor) -> Tensor:
+        values = values[:, self.where].to(self.tokens.dtype)
+        return values if self.masked is None else values.masked_fill(self.masked, 0)
+
+
+class _Weights:
+    """E of every tile for one f, and how far f has moved since."""
+
+    def __init__(self, tokens: _Tokens, potential: Tensor) -> None:
+        self.tokens = tokens
+        self.keeps = tokens.problems * tokens.slots * tokens.count <= KEPT
+        self._rest(potential)
+
+    def potential(self) -> Tensor:
+        """f [g, S]."""
+        return self.base + self.moved
+
+    def masses(self, gram: Tensor | None) -> Tensor:
+        """r [g, S] of one step; writes G of that step into `gram` [g, S, S]."""
+        u = _scaling(self.moved)
+        total = torch.zeros_like(u).unsqueeze(-1)
+        grams = None if gram is None else total.new_zeros(gram.shape)
+        for tile, E in self._each():
+            c = _one_for_zero(u.unsqueeze(-2) @ E)
+            w = tile.b / c
+            total += E @ w.mT
+            if grams is not None:
+                grams += (E * (w / c)) @ E.mT
+        if gram is not None:
+            gram[:] = grams * u.unsqueeze(-1) * u.unsqueeze(-2)
+        return u * total.squeeze(-1)
+
+    def move(self, change: Tensor) -> None:
+        """f <- f + change."""
+        self.moved = self.moved + change
+        near = self.tokens.may_look and _spread(self.moved) <= SPREAD
+        if not near:
+            self._rest(self.potential())
+
+    def read_out(self, plan: Tensor | None) -> tuple[Tensor, Tensor]:
+        """out [g, S, dv] and r [g, S] of the last step; writes the plan into `plan` [g, S, N]."""
+        u = _scaling(self.moved).unsqueeze(-1)
+        total, read = torch.zeros_like(u), 0
+        for tile, E in self._each():
+            w = tile.b / _one_for_zero(u.mT @ E)
+            total += E @ w.mT
+            read = read + E @ (tile.v() * w.mT)
+            if plan is not None:
+                plan[..., tile.where] = E * u * w
+        return _divide(read, total), (u * total).squeeze(-1)
+
+    def _rest(self, potential: Tensor) -> None:
+        self.base, self.moved = potential, torch.zeros_like(potential)
+        self.kept = list(self._make()) if self.keeps else None
+
+    def _each(self) -> Iterable[tuple[_Tile, Tensor]]:
+        return self._make() if self.kept is None else self.kept
+
+    def _make(self) -> Iterator[tuple[_Tile, Tensor]]:
+        return ((tile, _weights(tile.scores(), self.base)[0]) for tile in self.tokens.tiles())
+
+
+class _LastStep(NamedTuple):
+    """The last step's part of the gradient, for one tile after another.
+
+    f, d_read, d_mass: [g, S], dL/d(plan v) [g, S, dv] and what every token of a slot adds to dL/dA [g, S, 1].
+    d_plan: [g, S, N] or None.
+    """
+
+    f: Tensor
+    d_read: Tensor
+    d_mass: Tensor
+    d_plan: Tensor | None
+
+    def of(self, tile: _Tile, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """E, A and M = A * dL/dA, each [g, S, T] and new."""
+        E, c = _weights(x, self.f)
+        A = E / _one_for_zero(c)
+        d_A = (self.d_read @ tile.v().mT).add_(self.d_mass)
+        if self.d_plan is not None:
+            d_A += self.d_plan[..., tile.where]
+        return E, A, d_A.mul_(A)
+
+
+def _groups(q: Tensor, k: Tensor, v: Tensor, log_b: Tensor, eps: float) -> Iterator[tuple[slice, _Tokens]]:
+    """Problems, as many at once as fill a tile."""
+    P = math.prod(q.shape[:-2])
+    q, k, v = (t.reshape(P, *t.shape[-2:]) for t in (q, k, v))
+    log_b = log_b.reshape(P, -1)
+    size = max(1, TILE // (q.shape[-2] * k.shape[-2]))
+    for first in range(0, P, size):
+        some = slice(first, first + size)
+        yield some, _Tokens(q[some], k[some], v[some], log_b[some], eps)
+
+
+def _start(tokens: _Tokens, log_a: Tensor) -> Tensor:
+    mass = torch.full_like(log_a, -math.inf)
+    for tile in tokens.tiles():
+        mass = torch.logaddexp(mass, torch.logsumexp(tile.scores().add_(tile.log_b), -1))
+    # With every token masked there is nothing to start from.
+    return log_a - mass.masked_fill_(mass == -math.inf, 0)
+
+
+def _weights(x: Tensor, f: Tensor) -> tuple[Tensor, Tensor]:
+    """E [g, S, T] and its column sums [g, 1, T]: 1 or more, or 0 for a column whose slots are all off."""
     z = x + f.unsqueeze(-1)
     top = z.amax(-2, keepdim=True)
-    weights = (z - top.masked_fill(top == -math.inf, 0)).exp()
-    return _divide(weights, weights.sum(-2, keepdim=True))
+    E = z.sub_(top.masked_fill_(top == -math.inf, 0)).exp_()
+    return E, E.sum(-2, keepdim=True)
 
 
-def _start(x: Tensor, log_a: Tensor, log_b: Tensor) -> Tensor:
-    mass = torch.logsumexp(x + log_b.unsqueeze(-2), -1)
-    # With every token masked there is nothing to start from.
-    return log_a - mass.masked_fill(mass == -math.inf, 0)
+def _spread(moved: Tensor) -> float:
+    """The widest range [nats] of one problem's moves [..., S]; NaN where there is one."""
+    return float((moved.amax(-1) - moved.amin(-1)).max())
 
 
-def _start_weights(x: Tensor, log_b: Tensor) -> Tensor:
-    z = x + log_b.unsqueeze(-2)
-    mass = torch.logsumexp(z, -1, keepdim=True)
-    return (z - mass.masked_fill(mass == -math.inf, 0)).exp()
+def _sharing(f: Tensor) -> list[tuple[Tensor | None, slice]]:
+    """Which steps before the last can use one E: (the f of that E, None for the last step's; the steps)."""
+    steps = f.shape[1] - 1
+    if steps == 0:
+        return []
+    if f.device.type == "cpu" and _spread(_moves(f[:, :-1], f[:, -1])) <= SPREAD:
+        return [(None, slice(0, steps))]
+    return [(f[:, step], slice(step, step + 1)) for step in range(steps)]
 
 
-def _update(f: Tensor, log_a: Tensor, r: Tensor) -> Tensor:
-    # r == 0 is a slot that is off or a problem with no tokens: f stays. Tested so that a NaN in r is not hidden.
-    return f + (log_a - r.log()).masked_fill(r == 0, 0)
+def _moves(f: Tensor, base: Tensor) -> Tensor:
+    """How far f [g, t, S] is from `base` [g, S]; 0 for a slot that is off."""
+    off = (base == -math.inf).unsqueeze(1)
+    return (f - base.unsqueeze(1)).masked_fill(off, 0)
 
 
-def _softmax_backward(A: Tensor, d_A: Tensor) -> Tensor:
-    return A * (d_A - (A * d_A).sum(-2, keepdim=True))
+def _scaling(moved: Tensor) -> Tensor:
+    """u [..., S], up to a factor, which nothing depends on: the largest is 1."""
+    return (moved - moved.amax(-1, keepdim=True)).exp()
+
+
+def _one_for_zero(x: Tensor) -> Tensor:
+    return x.masked_fill(x == 0, 1)
 
 
 def _divide(x: Tensor, y: Tensor) -> Tensor:
     """x / y, and 0 where y is exactly 0; a NaN stays a NaN."""
-    return (x / y.masked_fill(y == 0, 1)).masked_fill(y == 0, 0)
+    return (x / _one_for_zero(y)).masked_fill(y == 0, 0)
