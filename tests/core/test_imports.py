@@ -11,7 +11,7 @@ BASE = {"errors", "config", "atomic", "checkpoint", "ops"}
 # Left to right; a stage may import BASE, what stands before it, and the other files of its own stage.
 STAGES = [["video"], ["detectors", "sheets", "faces"], ["latents"], ["tokens"], ["slots"], ["routing_sheet"]]
 STAGES += [["identity"], ["conditioning"], ["model"], ["pipelines", "demo", "training"]]
-STAGES += [["commands"], ["cli"], ["__main__"]]
+STAGES += [["evaluation"], ["commands"], ["cli"], ["__main__"]]
 PATCHING = ("set_model_", "add_wrapper", "add_object_patch", "add_callback", "add_patches", "set_additional_models")
 HOST = {"comfy", "comfy_api", "comfy_extras", "comfy_execution", "folder_paths", "nodes", "server", "execution"}
 

@@ -1,0 +1,1 @@
+"""Measuring what the demo world's people keep of themselves in sampled videos."""

@@ -1,0 +1,100 @@
+"""Train the probe on rendered clips of training people."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..demo.fitting import Plan, fit
+from ..demo.people import VALIDATION, people
+from ..demo.seeds import stream
+from .networks import ProbeNet
+from .renders import cached, probe_part, render_probe_clips, to_network
+from .targets import HUES, KINDS, NUMERIC, Targets, mirrored, targets_of
+
+CLIPS = 10240
+PART = 256
+BATCH = 32
+PLAN = Plan(steps=1500, matrix_rate=0.02, other_rate=2e-3, warmup=30, decay=700, average=0.99)
+# A per-frame track is a means, not an end.
+_TRACK_WEIGHT = 0.5
+_COMPONENTS = 16
+
+
+def train_probe(folder: Path, seed: int, steps: int, clips: int) -> ProbeNet:
+    """The probe's averaged weights after `steps` of 32 clips out of `clips` (a multiple of 256)."""
+    data = cached("probe", probe_part, clips, folder, PART)
+    truths = targets_of(people(data["seeds"].tolist()), data["tracks"], data["words"])
+    torch.manual_seed(seed)
+    net = ProbeNet().to(memory_format=torch.channels_last)
+    held_out = held_out_clips(64)
+
+    def loss(step: int) -> Tensor:
+        generator = stream("probe", seed, step)
+        rows = torch.randint(len(data["frames"]), (BATCH,), generator=generator)
+        mirror = torch.rand(BATCH, generator=generator) < 0.5
+        frames = to_network(data["frames"][rows])
+        frames = torch.where(mirror[:, None, None, None, None], frames.flip(-1), frames)
+        # Half of each batch stays as it was rendered.
+        frames = torch.cat([softened(frames[: BATCH // 2], generator), frames[BATCH // 2 :]])
+        with torch.autocast("cpu", torch.bfloat16):
+            made = net(frames)
+        return probe_loss(made, mirrored(truths[rows], mirror))
+
+    @torch.no_grad()
+    def report(step: int) -> str:
+        return f"held out {probe_loss(net(held_out[0]), held_out[1]):.3f}"
+
+    def matrices(name: str) -> bool:
+        return name not in ("out.weight", "tracks.weight")
+
+    plan = Plan(**{**vars(PLAN), "steps": steps})
+    named = dict(net.named_parameters())
+    net.load_state_dict(fit("probe", named, loss, plan, folder, matrices=matrices, report=report))
+    return net.eval().requires_grad_(False)
+
+
+def probe_loss(made: tuple[dict[str, Tensor], Tensor, Tensor], truth: Targets) -> Tensor:
+    """Squared errors of numbers and hues that the clip shows, cross-entropies of the rest."""
+    outputs, _, tracks = made
+    numbers = ((outputs["numeric"] - truth.numeric).square() * truth.shown).sum() / truth.shown.sum() * len(NUMERIC)
+    angles = (outputs["hues"].unflatten(-1, (len(HUES), 2)) - truth.hues).square().sum(-1)
+    hues = (angles * truth.coloured).sum() / truth.coloured.sum() * len(HUES)
+    kinds = F.cross_entropy(outputs["kinds"].unflatten(-1, (len(KINDS), 3)).flatten(0, 1), truth.kinds.flatten())
+    words = sum(F.cross_entropy(outputs[kind], truth.words[:, i]) for i, kind in enumerate(_WORDS))
+    yaw = (outputs["yaw"][:, 0] - truth.yaw()).square().mean()
+    motion = (tracks - truth.tracks).square().mean(dim=(0, 1)).sum()
+    return numbers + hues + len(KINDS) * kinds + words + yaw + _TRACK_WEIGHT * motion
+
+
+_WORDS = ("pose", "expression", "background")
+
+
+def softened(frames: Tensor, generator: torch.Generator) -> Tensor:
+    """Clips [B, T, 3, H, W] with the kind of softness a VAE leaves: blurred or sharpened edges, frames that shine
+    through into their neighbours, noise; each clip its own amount."""
+
+    def amount(low: float, high: float, share: float) -> Tensor:
+        drawn = low + (high - low) * torch.rand(len(frames), generator=generator)
+        used = torch.rand(len(frames), generator=generator) < share
+        return (drawn * used)[:, None, None, None, None]
+
+    flat = frames.flatten(0, 1)
+    blurred = F.avg_pool2d(F.pad(flat, (1, 1, 1, 1), mode="replicate"), 3, 1).view_as(frames)
+    frames = torch.lerp(frames, blurred, amount(-0.3, 1.0, 0.8))
+    neighbours = (frames[:, [0, *range(frames.shape[1] - 1)]] + frames[:, [*range(1, frames.shape[1]), -1]]) / 2
+    frames = torch.lerp(frames, neighbours, amount(0.0, 0.4, 0.4))
+    # Frames of one small bank of noise, each many times: drawing fresh noise would take longer than learning from it.
+    bank = torch.randn(64, *frames.shape[2:], generator=generator)
+    picked = torch.randint(len(bank), frames.shape[:2], generator=generator)
+    return torch.addcmul(frames, bank[picked], amount(0.0, 0.08, 0.8))
+
+
+def held_out_clips(count: int) -> tuple[Tensor, Targets]:
+    """Clips of validation people as the network takes them, and their truths."""
+    seeds = list(VALIDATION[:count])
+    frames, tracks, words = render_probe_clips(seeds)
+    return to_network(frames), targets_of(people(seeds), tracks, words)

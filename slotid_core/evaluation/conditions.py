@@ -1,0 +1,75 @@
+"""The conditions of a study: all runs of one variant, pooled over training seeds, beside what is true of each video."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..training.variants import VARIANTS
+from .bootstrap import Bootstrap, Estimate, Group
+from .metrics import Array, Metric
+from .results import NONE, ROUND_TRIP, TRUTH, Run
+
+WRONG = "wrong"
+FULL = "full"
+# From ceiling to floor: the order of every table.
+_CLIPS = [name for name, variant in VARIANTS.items() if variant.reference == "clip"][::-1]
+_PHOTOS = [name for name, variant in VARIANTS.items() if variant.reference not in ("clip", "parameters")][::-1]
+ORDER = (TRUTH, ROUND_TRIP, "oracle", *_CLIPS, *_PHOTOS, NONE, WRONG)
+LABELS = {
+    TRUTH: "real renders",
+    ROUND_TRIP: "real renders through the VAE",
+    NONE: "no identity",
+    WRONG: "full, wrong reference",
+    **{name: variant.says for name, variant in VARIANTS.items()},
+}
+
+
+@dataclass(frozen=True)
+class Condition:
+    """Videos of one condition: S training seeds times the study's n videos.
+
+    Attributes:
+        made: what the judges read, by name, [S n] or [S n, k].
+        true: the study's rows, by name, [S n].
+        group: the person and the training seed of each row.
+        runs: the runs in it.
+    """
+
+    key: str
+    made: dict[str, Array]
+    true: dict[str, Array]
+    group: Group
+    runs: tuple[Run, ...]
+
+    @property
+    def label(self) -> str:
+        return LABELS[self.key]
+
+    def estimate(self, bootstrap: Bootstrap, metric: Metric, *, centred: bool = False) -> Estimate:
+        return bootstrap.estimate(metric, self.group, self.key, centred=centred)
+
+
+def conditions_of(rows: dict[str, Array], runs: list[Run]) -> dict[str, Condition]:
+    """Conditions by key, in the order of tables; those without runs are absent."""
+    found = {}
+    for key in ORDER:
+        own = [run for run in runs if _key(run) == key]
+        if not own:
+            continue
+        count = len(rows["person"])
+        found[key] = Condition(
+            key,
+            {name: np.concatenate([run.columns[name] for run in own]) for name in own[0].columns},
+            {name: np.tile(values, len(own)) for name, values in rows.items()},
+            Group(np.tile(rows["person"], len(own)), np.repeat([run.seed or 0 for run in own], count)),
+            tuple(own),
+        )
+    return found
+
+
+def _key(run: Run) -> str:
+    if not run.wrong:
+        return run.variant
+    return WRONG if run.variant == FULL else f"{run.variant}, {WRONG}"

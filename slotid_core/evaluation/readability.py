@@ -1,0 +1,173 @@
+"""What the VAE keeps: how well a probe reads each parameter from latents, and how near its pictures come.
+
+A video model can carry no more of a person than the latents hold. The probe here is trained on latents of training
+people's reference clips and asked about held-out people.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..checkpoint import file_sha256
+from ..demo.clips import reference_clips, target_clips
+from ..demo.fitting import Plan, fit
+from ..demo.people import MARKS, TEST, TRAIN, people
+from ..demo.renderer import PER_FRAME
+from ..demo.seeds import stream
+from ..demo.store import load_vae
+from ..demo.wan_vae import WanVAE
+from ..sheets import rows_sheet
+from .metrics import circular_r_squared, hue_hit, plain, r_squared
+from .renders import cached
+from .sampling import decode_clips, encode_clips
+from .targets import BOB_VISIBLE, HUES, KINDS, NUMERIC, Targets, standardised, targets_of
+
+PEOPLE, HELD_OUT, PART = 3072, 256, 128
+STEPS, BATCH = 1000, 48
+RATE = 2e-3
+# About what a sampled latent is off by; also keeps the probe from learning people by heart.
+NOISE = 0.1
+SIZES = (64, 128)
+PSNR_PEOPLE = 16
+WORST = 6
+
+
+class LatentProbe(nn.Module):
+    """Reference latents [B, 16, 9, 8, 8] to numeric parameters [B, 24], hues [B, 4, 2] and kinds of marks [B, 2, 3]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.frame = nn.Sequential(
+            nn.Conv2d(16, 96, 3, padding=1), nn.SiLU(), nn.Conv2d(96, 96, 3, padding=1), nn.SiLU(),
+            nn.Conv2d(96, 32, 1), nn.SiLU(), nn.Flatten(), nn.Linear(32 * 64, 128), nn.SiLU(),
+        )  # fmt: skip
+        self.time = nn.Sequential(nn.Conv1d(128, 64, 3, padding=1), nn.SiLU(), nn.Flatten(), nn.Linear(64 * 9, 128))
+        self.body = nn.Sequential(nn.SiLU(), nn.Linear(128 * 3, 256), nn.SiLU())
+        self.out = nn.Linear(256, len(NUMERIC) + 2 * len(HUES) + len(MARKS) * len(KINDS))
+
+    def forward(self, latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        frames = self.frame(latents.transpose(1, 2).flatten(0, 1)).unflatten(0, latents.shape[:3:2])
+        features = torch.cat([frames.mean(1), frames.amax(1), self.time(frames.transpose(1, 2))], dim=-1)
+        parts = self.out(self.body(features)).split([len(NUMERIC), 2 * len(HUES), len(MARKS) * len(KINDS)], dim=-1)
+        return parts[0], parts[1].unflatten(-1, (len(HUES), 2)), parts[2].unflatten(-1, (len(KINDS), len(MARKS)))
+
+
+def readability(vae_file: Path, work: Path, steps: int, people_known: int) -> dict[str, float]:
+    """R^2 of each parameter (circular for hues), accuracy of the marks' kinds and hues, on held-out people.
+
+    Args:
+        vae_file: a VAE in Wan's layout.
+        work: folder for latents and the probe's checkpoint, by the VAE's hash; an interrupted run goes on.
+        steps: of the latent probe's training.
+        people_known: training people it learns from, a multiple of 128.
+    """
+    vae = load_vae(vae_file)
+    folder = work / file_sha256(vae_file)[:12]
+
+    def latents(start: int, count: int) -> dict[str, Tensor]:
+        seeds = list(TRAIN[start : start + count])
+        parts = [encode_clips(vae, reference_clips(seeds[i : i + 8]).frames).half() for i in range(0, count, 8)]
+        return {"latents": torch.cat(parts)}
+
+    known = cached("reference latents", latents, people_known, folder, PART)["latents"]
+    asked_seeds = list(TEST[-HELD_OUT:])
+    asked = torch.cat([encode_clips(vae, reference_clips(asked_seeds[i : i + 8]).frames) for i in range(0, HELD_OUT, 8)])
+    net = _trained(known, folder, steps)
+    with torch.no_grad():
+        numeric, hues, kinds = (torch.cat(part) for part in zip(*(net(x) for x in asked.split(BATCH)), strict=True))
+    return _scores(numeric, hues, kinds, asked_seeds)
+
+
+def _trained(known: Tensor, folder: Path, steps: int) -> LatentProbe:
+    truths = _truths(list(TRAIN[: len(known)]))
+    torch.manual_seed(0)
+    net = LatentProbe()
+
+    def loss(step: int) -> Tensor:
+        generator = stream("latent probe", step)
+        rows = torch.randint(len(known), (BATCH,), generator=generator)
+        latents = known[rows].float()
+        latents = latents + NOISE * torch.randn(latents.shape, generator=generator)
+        with torch.autocast("cpu", torch.bfloat16):
+            numeric, hues, kinds = (part.float() for part in net(latents))
+        truth = truths[rows]
+        numbers = (numeric - truth.numeric).square().mean(0).sum()
+        angles = ((hues - truth.hues).square().sum(-1) * truth.coloured).sum() / truth.coloured.sum() * len(HUES)
+        return numbers + angles + len(KINDS) * F.cross_entropy(kinds.flatten(0, 1), truth.kinds.flatten())
+
+    plan = Plan(steps=steps, matrix_rate=0.02, other_rate=RATE, warmup=20, decay=steps // 2, average=0.98)
+    named = dict(net.named_parameters())
+    net.load_state_dict(fit("latent probe", named, loss, plan, folder, matrices=lambda name: name != "out.weight"))
+    return net.eval().requires_grad_(False)
+
+
+def _truths(seeds: list[int]) -> Targets:
+    """The people's parameters; a reference clip shows them all, and has no prompt."""
+    who = people(seeds)
+    nothing = torch.zeros(len(seeds), 1, len(PER_FRAME))
+    return targets_of(who, nothing, torch.zeros(len(seeds), 3, dtype=torch.long))
+
+
+def _scores(numeric: Tensor, hues: Tensor, kinds: Tensor, seeds: list[int]) -> dict[str, float]:
+    who = people(seeds)
+    found = {}
+    for place, name in enumerate(NUMERIC):
+        rows = who["bob_amplitude"] > BOB_VISIBLE if name == "bob_frequency" else torch.ones(len(seeds), dtype=torch.bool)
+        found[name] = plain(r_squared, *_arrays(standardised(name, who[name])[rows], numeric[rows, place]))
+    angles = torch.atan2(hues[..., 0], hues[..., 1]) / (2 * math.pi) % 1.0
+    for place, name in enumerate(HUES[: -len(KINDS)]):
+        found[name] = plain(circular_r_squared, *_arrays(who[name], angles[:, place]))
+    right, near = [], []
+    for place, name in enumerate(KINDS):
+        right.append(kinds[:, place].argmax(-1) == who[name].long())
+        worn = who[name] > MARKS.index("none")
+        truth, made = _arrays(who[f"{name}_hue"][worn], angles[worn, len(HUES) - len(KINDS) + place])
+        near.append(hue_hit(truth, made))
+    found["mark kind"], found["mark hue"] = float(torch.cat(right).float().mean()), float(np.concatenate(near).mean())
+    return found
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """How near the VAE's pictures come. `psnr` in dB by kind of clip, of the whole and of the worst frame."""
+
+    psnr: dict[str, float]
+    picture: np.ndarray
+
+
+def fidelity(vae: WanVAE, size: int) -> Fidelity:
+    """PSNR on clips of held-out people at a size, and a picture of the worst frames of their sweeps."""
+    seeds = list(TEST[-PSNR_PEOPLE:])
+    kinds = {"target": target_clips(seeds, size=size).frames, "reference": reference_clips(seeds, size=size).frames}
+    figures, shown = {}, []
+    for kind, frames in kinds.items():
+        made = decode_clips(vae, encode_clips(vae, frames)) / 255
+        error = (made - frames).square().mean((2, 3, 4))
+        figures[kind], figures[f"{kind}, worst frame"] = _decibel(error.mean()), _decibel(error.max())
+        if kind == "reference":
+            worst = error.amax(1).argsort(descending=True)[:WORST]
+            at = error[worst].argmax(1)
+            pairs = [(frames[clip, frame], made[clip, frame]) for clip, frame in zip(worst, at, strict=True)]
+            shown = [
+                ("the worst frame of each of the worst sweeps", torch.stack([a for a, _ in pairs])),
+                ("through the VAE", torch.stack([b for _, b in pairs])),
+                ("difference, four times", torch.stack([((b - a).abs() * 4).clamp(0, 1) for a, b in pairs])),
+            ]
+    return Fidelity(figures, rows_sheet(shown, columns=WORST, title=f"{size} px"))
+
+
+def _arrays(*tensors: Tensor) -> tuple[np.ndarray, ...]:
+    return tuple(tensor.numpy().astype(float) for tensor in tensors)
+
+
+
+
+def _decibel(error: Tensor) -> float:
+    return -10 * math.log10(float(error))

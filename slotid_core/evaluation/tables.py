@@ -1,0 +1,188 @@
+"""The tables of the report, in Markdown, and the same figures as CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ..demo.prompts import POSES
+from . import measures as m
+from .bootstrap import Bootstrap, Estimate
+from .conditions import FULL, Condition
+from .probe import EMBEDDING_FILE, PROBE_FILE, described
+from .results import ROUND_TRIP, TRUTH
+from .targets import HUES, KINDS, NUMERIC, VOCABULARIES
+
+# Compared with everything else that was trained.
+_UNTRAINED = (TRUTH, ROUND_TRIP)
+
+
+def words(name: str) -> str:
+    """A parameter's name as words."""
+    return name.replace("_", " ")
+
+
+def cell(estimate: Estimate, digits: int = 2) -> str:
+    """`0.91 [0.88, 0.93]`; a dash where there was nothing to measure."""
+    if not np.isfinite(estimate.value):
+        return "-"
+    if not np.isfinite(estimate.low):
+        return f"{estimate.value:.{digits}f}"
+    # Adding zero turns -0.00 into 0.00.
+    value, low, high = (round(number, digits) + 0.0 for number in (estimate.value, estimate.low, estimate.high))
+    return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+@dataclass
+class Tables:
+    """All tables of one study; what is asked twice is computed once."""
+
+    conditions: dict[str, Condition]
+    bootstrap: Bootstrap
+    _known: dict[tuple[str, str], Estimate] = field(default_factory=dict)
+
+    def ask(self, key: str, name: str, measure: m.Measure, *, centred: bool = False) -> Estimate:
+        """A measure of a condition, by the name that the CSV gives it."""
+        if (key, name) not in self._known:
+            condition = self.conditions[key]
+            self._known[key, name] = condition.estimate(self.bootstrap, measure(condition), centred=centred)
+        return self._known[key, name]
+
+    def _lines(self, columns: dict[str, m.Measure], digits: int = 2) -> str:
+        """A row for each condition, a column for each measure."""
+        rows = [
+            [condition.label, *(cell(self.ask(key, name, measure), digits) for name, measure in columns.items())]
+            for key, condition in self.conditions.items()
+        ]
+        return table(["condition", *columns], rows)
+
+    def summary(self) -> str:
+        return self._lines(
+            {
+                "likeness (cosine)": m.similarity,
+                "verification AUC": m.verification,
+                "looks (mean R²)": m.looks,
+                "hidden mark, kind": m.mark_kind(hidden=True),
+                "hidden mark, hue": m.mark_hue(hidden=True),
+                "dynamic signature (mean r)": m.signature,
+            }
+        )
+
+    def parameters(self) -> str:
+        """A row for each static parameter, a column for each condition."""
+        keys = list(self.conditions)
+        rows = [[words(name), *(cell(self.ask(key, name, m.agreement(name))) for key in keys)] for name in m.LOOKS]
+        rows.append(["**mean**", *(cell(self.ask(key, "looks (mean R²)", m.looks)) for key in keys)])
+        return table(["R²", *(self.conditions[key].label for key in keys)], rows)
+
+    def by_pose(self) -> str:
+        parts = {"likeness": m.similarity, "looks": m.looks}
+        return self._lines({f"{name}, {pose}": m.at_pose(part, pose) for name, part in parts.items() for pose in POSES})
+
+    def by_gap(self) -> str:
+        parts = {"likeness": m.similarity, "looks": m.looks}
+        return self._lines(
+            {f"{name}, {a}-{b}°": m.at_gap(part, (a, b)) for name, part in parts.items() for a, b in m.GAPS}
+        )
+
+    def marks(self) -> str:
+        hidden, seen = m.mark_kind(hidden=True), m.mark_kind(hidden=False)
+        columns = {
+            "hidden mark, kind": hidden,
+            "hidden mark, hue": m.mark_hue(hidden=True),
+            "seen mark, kind": seen,
+            "seen mark, hue": m.mark_hue(hidden=False),
+        }
+        return self._lines(columns) + f"\n\nChance: kind {m.KIND_CHANCE:.2f}, hue {m.HUE_CHANCE:.2f}."
+
+    def dynamics(self) -> str:
+        columns = {words(name): m.movement(name) for name in m.MOVES}
+        return self._lines({"dynamic signature (mean r)": m.signature, **columns})
+
+    def faithfulness(self) -> str:
+        truth = self.conditions[TRUTH]
+        columns = {kind: m.faithful(kind) for kind in VOCABULARIES} | {"motion": m.motion(truth)}
+        rows = []
+        for key, condition in self.conditions.items():
+            cells = [cell(self.ask(key, name, measure)) for name, measure in columns.items()]
+            cells.append(cell(self.ask(key, "distance", m.distance(truth), centred=True)))
+            rows.append([condition.label, *cells])
+        return table(["condition", *columns, "distance"], rows)
+
+    def differences(self) -> str:
+        """Full minus every other condition, on the same people and noise."""
+        if FULL not in self.conditions:
+            return "No results of the full encoder yet."
+        columns = {
+            "likeness": m.similarity,
+            "looks": m.looks,
+            "hidden mark, kind": m.mark_kind(hidden=True),
+            "hidden mark, hue": m.mark_hue(hidden=True),
+            "dynamic signature": m.signature,
+        }
+        full = self.conditions[FULL]
+        rows = []
+        for key, other in self.conditions.items():
+            if key in (FULL, *_UNTRAINED):
+                continue
+            pairs = [
+                ((measure(full), full.group, full.key), (measure(other), other.group, other.key))
+                for measure in columns.values()
+            ]
+            rows.append([other.label, *(cell(self.bootstrap.difference(*pair)) for pair in pairs)])
+        return table(["full minus", *columns], rows)
+
+    def csv(self) -> str:
+        """All that was asked so far: condition, measure, value, low, high, rows."""
+        out = io.StringIO()
+        writer = csv.writer(out, lineterminator="\n")
+        writer.writerow(["condition", "measure", "value", "low", "high", "videos"])
+        for (key, name), e in self._known.items():
+            writer.writerow([key, name, *(f"{number:.4f}" for number in (e.value, e.low, e.high)), e.rows])
+        return out.getvalue()
+
+
+def judges() -> str:
+    """What the judges make of real renders of held-out people."""
+    probe, embedding = described(PROBE_FILE), described(EMBEDDING_FILE)
+    read = probe["accuracy"]
+    rows = [[words(name), f"{read[name]:.2f}", f"{read[name + ' correlation']:.2f}"] for name in NUMERIC]
+    rows += [[words(name), f"{read[name]:.2f}", "-"] for name in HUES[: -len(KINDS)]]
+    lines = [
+        f"Probe: trained on {probe['trained_on']}; these figures on {probe['accuracy_on']}.",
+        "",
+        table(["parameter", "R²", "correlation"], rows),
+        "",
+        table(
+            ["pose", "expression", "background", "kind of a clearly shown mark", "its hue"],
+            [[f"{read[name]:.3f}" for name in (*VOCABULARIES, "mark kind", "mark hue")]],
+        ),
+        "",
+        f"Embedding: trained on {embedding['trained_on']}; single frames of different takes of "
+        f"{embedding['accuracy_on']}.",
+        "",
+    ]
+    gaps = [name.removeprefix("auc ") for name in embedding["accuracy"] if name.startswith("auc ")]
+    shown = [[gap, *(f"{embedding['accuracy'][f'{what} {gap}']:.3f}" for what in ("auc", "accepted"))] for gap in gaps]
+    lines.append(table(["yaw apart (degrees)", "verification AUC", "accepted at 1 % false"], shown))
+    return "\n".join(lines)
+
+
+def runs_table(conditions: dict[str, Condition]) -> str:
+    """What was run."""
+    rows = []
+    for condition in conditions.values():
+        seeds = ", ".join(str(run.seed) for run in condition.runs if run.seed is not None) or "-"
+        steps = ", ".join(sorted({str(run.steps) for run in condition.runs if run.steps is not None})) or "-"
+        rows.append([condition.label, seeds, steps, str(len(condition.group.person))])
+    return table(["condition", "training seeds", "training steps", "videos"], rows)
