@@ -29,6 +29,7 @@ Residual = Callable[[torch.Tensor, slice], torch.Tensor]
 KEY = "slotid"
 POSITIVE = 0  # in `cond_or_uncond`, as KSampler and CFGGuider count
 ROUNDING = 1e-6
+WHOLE_RUN = (math.inf, -math.inf)  # sigmas of a start at 0 and an end at 1
 STEPS_OF_TIME = 1000.0  # the host hands the model sigma * 1000
 
 # Other members of the family order their tokens otherwise (reference or pose tokens before or after the video's).
@@ -87,7 +88,7 @@ class IdentityPatch:
         self.tokens = tokens
         self.strength = strength
         self.percents = (start, end)
-        self.sigmas = (math.inf, 0.0)
+        self.sigmas = WHOLE_RUN
         self.prepared: dict[tuple[torch.device, torch.dtype], PreparedIdentity] = {}
         self.names: dict[Any, str] = {}
 
@@ -100,7 +101,8 @@ class IdentityPatch:
         to_sigma = patcher.get_model_object("model_sampling").percent_to_sigma
         start, end = self.percents
         # The first sigma may exceed percent_to_sigma(0) by rounding, which would lose the first step.
-        self.sigmas = (math.inf if start <= 0 else float(to_sigma(start)), 0.0 if end >= 1 else float(to_sigma(end)))
+        first = math.inf if start <= 0 else float(to_sigma(start))
+        self.sigmas = (first, -math.inf if end >= 1 else float(to_sigma(end)))
         self.prepared = {}
 
     def finish(self, patcher: ModelPatcher) -> None:
@@ -128,16 +130,19 @@ class IdentityPatch:
     ) -> torch.Tensor:
         """x [B, C, T, H, W] is the batch of all conditioning chunks, chunk j in rows [j B', (j+1) B')."""
         options = transformer_options or {}
-        rows = positive_rows(x.shape[0], options, self.names) if self._active(options) else []
-        if rows:
+        rows = positive_rows(x.shape[0], options, self.names)
+        if rows and self._active(options):
             tokens = video_tokens(executor.class_obj, x, kwargs.get("reference_latent"))
             options = self._with_residuals(options, self._residuals(x, timestep), rows, tokens)
         return executor(x, timestep, context, clip_fea, time_dim_concat, options, **kwargs)
 
     def _active(self, options: dict[str, Any]) -> bool:
         sigmas = options.get("sigmas")
+        # Reading a sigma waits for the device, so it is read only where there is something to decide.
+        if sigmas is None or self.sigmas == WHOLE_RUN:
+            return True
         # A step that falls on a boundary belongs to what starts there, whatever its last digit.
-        return sigmas is None or self.sigmas[1] < float(sigmas[0]) - ROUNDING <= self.sigmas[0]
+        return self.sigmas[1] < float(sigmas[0]) - ROUNDING <= self.sigmas[0]
 
     def _residuals(self, x: torch.Tensor, timestep: torch.Tensor) -> dict[int, Residual]:
         """The residual of each conditioned block, for one call of the model."""
@@ -162,7 +167,11 @@ class IdentityPatch:
             def run(args: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
                 # Another pack, or another identity, may already have replaced this block.
                 out = earlier(args, extra) if earlier is not None else extra["original_block"](args)
-                hidden = apply_residual(out["img"], residual, rows=rows, tokens=tokens, strength=self.strength)
+                # What another patch returns it may also keep; what the block returns is new.
+                owned = earlier is None and out["img"] is not args["img"]
+                hidden = apply_residual(
+                    out["img"], residual, rows=rows, tokens=tokens, strength=self.strength, owned=owned
+                )
                 return {**out, "img": hidden}
 
             return run

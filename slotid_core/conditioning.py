@@ -22,6 +22,8 @@ from torch.nn import functional as F
 from .config import Backbone, ConditioningConfig
 
 TIME_FEATURES = 64
+# Elements of the hidden states that are worked on at once: enough to fill a large GPU, small beside the clip.
+PART = 1 << 24
 
 
 class PreparedIdentity(NamedTuple):
@@ -128,21 +130,43 @@ class IdentityConditioning(nn.Module):
 
 
 def apply_residual(
-    x: Tensor, residual: Callable[[Tensor, slice], Tensor], *, rows: Sequence[slice], tokens: slice, strength: float
+    x: Tensor,
+    residual: Callable[[Tensor, slice], Tensor],
+    *,
+    rows: Sequence[slice],
+    tokens: slice,
+    strength: float,
+    owned: bool = False,
 ) -> Tensor:
     """Add a residual to some rows and tokens of the hidden states.
 
+    Without gradients the tokens are taken a part at a time, so that what is needed on the way does not grow with the
+    clip.
+
     Args:
-        x: [B, L, width]; not changed.
-        residual: (x of the rows and tokens [b, l, width], those rows) -> [b, l, width].
+        x: [B, L, width].
+        residual: (x of the rows and some tokens [b, l, width], those rows) -> [b, l, width], each token's from that
+            token alone.
         rows: the batch rows that carry the identity (the conditional ones).
         tokens: the tokens of the video itself, without a host's reference tokens.
         strength: factor.
+        owned: x was made for this call and nobody else holds it, so it may be written to; otherwise it is not changed.
 
     Returns:
-        A new tensor; rows and tokens outside are bit-identical to x.
+        x with the residual added, a new tensor unless it is owned; rows and tokens outside are bit-identical to x.
     """
-    result = x.clone()
+    differentiated = torch.is_grad_enabled()
+    # A gradient may still want an owned x as it was.
+    result = x if owned and not differentiated else x.clone()
+    whole = differentiated or torch.compiler.is_compiling()
     for part in rows:
-        result[part, tokens] += strength * residual(x[part, tokens], part)
+        for some in [tokens] if whole else _parts(x[part], tokens):
+            result[part, some].add_(residual(x[part, some], part), alpha=strength)
     return result
+
+
+def _parts(x: Tensor, tokens: slice) -> list[slice]:
+    """`tokens` cut so that a part of x [b, L, width] has at most PART elements."""
+    first, last, _ = tokens.indices(x.shape[1])
+    length = max(1, PART // (x.shape[0] * x.shape[2]))
+    return [slice(start, min(start + length, last)) for start in range(first, last, length)]

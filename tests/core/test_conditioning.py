@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from slotid_core import conditioning
 from slotid_core.conditioning import IdentityConditioning, apply_residual
 from slotid_core.config import Backbone, ConditioningConfig, EncoderConfig, SlotIDConfig
 from slotid_core.model import SlotID
@@ -88,3 +89,68 @@ def test_added_parameters_stay_small(width, depth, parameters, limit):
     with torch.device("meta"):
         added = sum(p.numel() for p in SlotID(config).parameters())
     assert added <= limit * parameters
+
+
+@pytest.mark.parametrize("owned", [False, True])
+def test_tokens_in_parts_give_the_same(monkeypatch, owned):
+    """Without gradients; a part holds fewer tokens than there are, and the last one fewer still."""
+    model, x = tiny_model(), hidden(3)
+
+    def result(x, part):
+        monkeypatch.setattr(conditioning, "PART", part)
+        return apply_residual(
+            x,
+            lambda some, _: residual_of(model, 1, some),
+            rows=[slice(0, 1), slice(2, 3)],
+            tokens=slice(2, 11),
+            strength=0.7,
+            owned=owned,
+        )
+
+    with torch.no_grad():
+        before, given = x.clone(), x.clone()
+        want, got = result(x.clone(), 1 << 24), result(given, 4 * 32)
+    torch.testing.assert_close(got, want, rtol=1e-6, atol=1e-7)
+    assert (got is given) is owned
+    assert owned or torch.equal(given, before)
+    assert torch.equal(got[1], before[1]) and torch.equal(got[:, :2], before[:, :2])
+    assert torch.equal(got[:, 11:], before[:, 11:]) and (got[0, 2:11] != before[0, 2:11]).any()
+
+
+def test_an_owned_tensor_is_kept_while_a_gradient_may_want_it():
+    x = hidden().requires_grad_()
+    square = x * x
+    result = apply_residual(
+        square, lambda part, _: part * part, rows=[slice(0, 1)], tokens=slice(None), strength=0.5, owned=True
+    )
+    assert result is not square
+    (got,) = torch.autograd.grad(result.sum(), x)
+    want = 2 * x + torch.cat([2 * x[:1] ** 3, torch.zeros_like(x[1:])])
+    torch.testing.assert_close(got, want)
+
+
+@pytest.mark.parametrize("gradients", [False, True])
+def test_a_conditioned_backbone_compiles_into_one_graph(gradients):
+    """As the host installs it: a closure after every block, rows and tokens chosen beforehand."""
+    model, x = tiny_model(), hidden(2)
+    blocks = [torch.nn.Linear(32, 32) for _ in range(4)]
+    prepared = model.conditioning.prepare(identity_tokens())
+    gates = model.conditioning.gate(torch.tensor([0.5, 0.5]), x.dtype)
+
+    def backbone(x):
+        for i, block in enumerate(blocks):
+            x = x + torch.tanh(block(x))
+            if i in gates:
+                x = apply_residual(
+                    x,
+                    lambda part, rows, i=i: model.conditioning.residual(i, part, prepared, gates[i][rows]),
+                    rows=[slice(1, 2)],
+                    tokens=slice(2, 11),
+                    strength=0.7,
+                    owned=True,
+                )
+        return x
+
+    with torch.set_grad_enabled(gradients):
+        compiled = torch.compile(backbone, fullgraph=True, backend="aot_eager")
+        torch.testing.assert_close(compiled(x), backbone(x), rtol=1e-5, atol=1e-6)
