@@ -24,7 +24,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.usage = "slotid train [cache] CONFIG [--run FOLDER] [--set SECTION.KEY=VALUE ...]"
     parser.add_argument("config", nargs="+", metavar="CONFIG", help="a TOML file, or the name of a shipped config")
     parser.add_argument(
-        "--run", dest="folder", type=Path, metavar="FOLDER", help="of the run (default: runs/ and the config's name)"
+        "-o", "--run", dest="folder", type=Path, metavar="FOLDER", help="of the run (default: runs/ and the config's name)"
     )
     parser.add_argument(
         "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="change one key of the config"
@@ -47,6 +47,6 @@ def run(args: argparse.Namespace) -> None:
     from ..training.loop import train
     from ..training.tasks import make_task
 
-    task = make_task(experiment)
-    print(task.report())
-    print(f"Wrote {train(task, experiment, args.folder or Path('runs') / Path(config).stem)}.")
+    made = train(make_task(experiment), experiment, args.folder or Path("runs") / Path(config).stem)
+    if made:
+        print(f"Wrote {made}.")

@@ -7,12 +7,13 @@ the velocity n - z (rectified flow: Liu et al., arXiv 2209.03003; the logit-norm
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ..pipelines.wan import TIME_SCALE
 
@@ -85,6 +86,7 @@ def conditioned(
     """
     conditioning = model.conditioning
     prepared = conditioning.prepare(tokens)
+    numbers = {transformer.blocks[number]: number for number in conditioning.blocks_used}
     gates: dict[int, Tensor] = {}
 
     def begin(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
@@ -93,11 +95,25 @@ def conditioned(
             # The gate scales the read before W_o, which has no bias: a closed gate adds zeros.
             gates.update({block: gate * keep for block, gate in gates.items()})
 
-    def add(block: int) -> Callable[..., Tensor]:
-        return lambda module, args, x: x + conditioning.residual(block, x, prepared, gates[block])
+    def add(block: nn.Module, args: tuple, x: Tensor) -> Tensor:
+        number = numbers[block]
+        return x + conditioning.residual(number, x, prepared, gates[number])
+
+    def again(block: nn.Module, *args: Any) -> Tensor:
+        """A block whose activations are made again on the way back, when hooks have long gone."""
+
+        def run(*inputs: Any) -> Tensor:
+            x = block(*inputs)
+            return add(block, inputs, x) if block in numbers else x
+
+        return checkpoint(run, *args, use_reentrant=False)
 
     with ExitStack() as undo:
         undo.callback(transformer.register_forward_pre_hook(begin, with_kwargs=True).remove)
-        for block in conditioning.blocks_used:
-            undo.callback(transformer.blocks[block].register_forward_hook(add(block)).remove)
+        if transformer.gradient_checkpointing and torch.is_grad_enabled():
+            transformer.enable_gradient_checkpointing(again)
+            undo.callback(transformer.enable_gradient_checkpointing)
+        else:
+            for block in numbers:
+                undo.callback(block.register_forward_hook(add).remove)
         yield

@@ -6,6 +6,7 @@ whole batch. So a run that was killed goes on to the same losses, and one or two
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -50,6 +51,9 @@ class Task(Protocol):
     def matrices(self, name: str) -> bool:
         """Whether Muon may have this parameter, if it has two or more dimensions."""
 
+    def report(self) -> str:
+        """A line about the data, said when a run begins or goes on."""
+
     def sample(self, step: int) -> np.ndarray:
         """A sheet, uint8 [H, W, 3]."""
 
@@ -57,14 +61,14 @@ class Task(Protocol):
         """Write what was made, from the weights now in `module`, into the run's folder."""
 
 
-def train(task: Task, config: Experiment, folder: Path) -> Path:
+def train(task: Task, config: Experiment, folder: Path) -> Path | None:
     """Train, from the start or from the run's last checkpoint, and write the averaged weights.
 
     Args:
         folder: of the run: config.toml, checkpoints, losses.csv, sheets, curves, and what was made.
 
     Returns:
-        The file that was made.
+        The file that was made; None in all but the first of several processes.
 
     Raises:
         SlotIDError: a batch that the devices cannot share, a precision that is not there, another run's folder.
@@ -75,6 +79,7 @@ def train(task: Task, config: Experiment, folder: Path) -> Path:
     main = accelerator.is_main_process
     if main:
         open_folder(folder, config)
+        print(task.report())
     accelerator.wait_for_everyone()
 
     device = accelerator.device
@@ -126,7 +131,7 @@ def train(task: Task, config: Experiment, folder: Path) -> Path:
     log.close()
     accelerator.wait_for_everyone()
     with averaged(named, average):
-        made = task.save(folder, steps) if main else folder
+        made = task.save(folder, steps) if main else None
     accelerator.end_training()
     return made
 
@@ -247,13 +252,17 @@ def _accelerator(config: Experiment, folder: Path) -> Accelerator:
     accelerate = load_package("accelerate", "headless")
     from accelerate.utils import DistributedDataParallelKwargs, DistributedType
 
-    state = accelerate.PartialState()
+    # Accelerate takes several processes on CPUs for several devices only if it is told that the CPU is meant.
+    gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
+    cpu = not gpu or os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
+    state = accelerate.PartialState(cpu=cpu)
     if config.run.precision == "fp16" and state.device.type == "cpu":
         raise SlotIDError("run.precision = 'fp16' on a CPU", "'no' or 'bf16' there", "change run.precision.")
     curves = find_spec("tensorboard") is not None
     if state.is_main_process and not curves:
         print("No curves: TensorBoard is not installed (pip install tensorboard). losses.csv has every figure.")
     accelerator = accelerate.Accelerator(
+        cpu=cpu,
         mixed_precision=config.run.precision,
         gradient_accumulation_steps=config.run.accumulation,
         log_with="tensorboard" if curves else None,
@@ -261,6 +270,13 @@ def _accelerator(config: Experiment, folder: Path) -> Accelerator:
         # What a photo or a clip does not use has no gradient in that step.
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
     )
+    launched = int(os.environ.get("WORLD_SIZE", 1))
+    if launched != accelerator.num_processes:
+        raise SlotIDError(
+            f"{launched} processes were launched, and Accelerate counts {accelerator.num_processes}",
+            "processes that know of each other: all would write into one folder",
+            "launch with torchrun or accelerate launch, with the GPUs of this computer visible.",
+        )
     replicas = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU, DistributedType.MULTI_XPU)
     if accelerator.distributed_type not in replicas:
         raise SlotIDError(
