@@ -61,7 +61,7 @@ def sinkhorn_routing(
         SlotIDError: shapes that do not fit, eps or iterations out of range, a backend that cannot serve the call.
     """
     _check(q, k, v, log_a, log_b, eps, iterations)
-    name = choose_backend(q, k, v, backend)
+    name = choose_backend(q, k, v, eps, backend)
     with_grams = torch.is_grad_enabled() and any(t.requires_grad for t in (q, k, v, log_a, log_b))
     made = sinkhorn_forward(q, k, v, log_a, log_b, float(eps), int(iterations), with_plan, with_grams, name)
     return Routing(*made[:3])

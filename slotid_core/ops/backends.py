@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..errors import SlotIDError
-from . import sinkhorn
+from . import sinkhorn, triton_backend
 
 ENVIRONMENT_VARIABLE = "SLOTID_ROUTING_BACKEND"
 
@@ -28,12 +28,12 @@ _told: set[str] = set()
 class Backend(NamedTuple):
     """One implementation of the routing.
 
-    refuses: (q, k, v) -> the reason why this backend cannot serve them, or None if it can.
+    refuses: (q, k, v, eps) -> the reason why this backend cannot serve them, or None if it can.
     forward, backward: called as those of `ops/sinkhorn.py` are.
     precision: (q, eps) -> dtype of the state that goes from one to the other.
     """
 
-    refuses: Callable[[Tensor, Tensor, Tensor], str | None]
+    refuses: Callable[[Tensor, Tensor, Tensor, float], str | None]
     forward: Callable
     backward: Callable
     precision: Callable[[Tensor, float], torch.dtype]
@@ -41,30 +41,33 @@ class Backend(NamedTuple):
 
 # In order of preference; the reference serves everything and stays last.
 BACKENDS: dict[str, Backend] = {
-    "reference": Backend(lambda q, k, v: None, sinkhorn.forward, sinkhorn.backward, sinkhorn.precision),
+    "triton": Backend(
+        triton_backend.refuses, triton_backend.forward, triton_backend.backward, triton_backend.precision
+    ),
+    "reference": Backend(lambda q, k, v, eps: None, sinkhorn.forward, sinkhorn.backward, sinkhorn.precision),
 }
 
 
-def choose_backend(q: Tensor, k: Tensor, v: Tensor, backend: str | None = None) -> str:
+def choose_backend(q: Tensor, k: Tensor, v: Tensor, eps: float, backend: str | None = None) -> str:
     """Name of the backend that will serve these tensors: the argument, else the environment variable, else auto."""
     name = backend or os.environ.get(ENVIRONMENT_VARIABLE, "auto")
     if name == "auto":
-        return _first(q, k, v)
+        return _first(q, k, v, eps)
     if name not in BACKENDS:
         raise SlotIDError(
             f"routing backend {name!r}",
             f"auto, {', '.join(BACKENDS)}",
             f"name one of these as the argument or in the environment variable {ENVIRONMENT_VARIABLE}.",
         )
-    reason = BACKENDS[name].refuses(q, k, v)
+    reason = BACKENDS[name].refuses(q, k, v, eps)
     if reason is not None:
         raise SlotIDError(f"routing backend {name!r}: {reason}", "tensors it can serve", "choose auto or reference.")
     return name
 
 
-def _first(q: Tensor, k: Tensor, v: Tensor) -> str:
+def _first(q: Tensor, k: Tensor, v: Tensor, eps: float) -> str:
     for name, backend in BACKENDS.items():
-        reason = backend.refuses(q, k, v)
+        reason = backend.refuses(q, k, v, eps)
         if reason is None:
             return name
         # A log line would break the graph of a compiled caller.

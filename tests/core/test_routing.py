@@ -232,17 +232,17 @@ def test_refuses_what_it_cannot_route(change, words):
 
 def test_backend_by_declared_capability(monkeypatch, caplog):
     q, k, v, *_ = problem(5, 20, 8)
-    picky = Backend(lambda q, k, v: "wants tensors of another world", None, None, None)
+    picky = Backend(lambda q, k, v, eps: "wants tensors of another world", None, None, None)
     monkeypatch.setattr(backends, "BACKENDS", {"picky": picky, "reference": BACKENDS["reference"]})
     monkeypatch.delenv(ENVIRONMENT_VARIABLE, raising=False)
     with caplog.at_level("INFO", backends.__name__):
-        assert [choose_backend(q, k, v), choose_backend(q, k, v)] == ["reference", "reference"]
+        assert [choose_backend(q, k, v, 0.2), choose_backend(q, k, v, 0.2)] == ["reference", "reference"]
     assert len(caplog.records) == 1 and "another world" in caplog.text, "one line for each reason"
     with pytest.raises(SlotIDError, match="wants tensors of another world"):
-        choose_backend(q, k, v, "picky")
+        choose_backend(q, k, v, 0.2, "picky")
     monkeypatch.setenv(ENVIRONMENT_VARIABLE, "picky")
     with pytest.raises(SlotIDError, match="wants tensors of another world"):
-        choose_backend(q, k, v)
-    assert choose_backend(q, k, v, "reference") == "reference"
+        choose_backend(q, k, v, 0.2)
+    assert choose_backend(q, k, v, 0.2, "reference") == "reference"
     with pytest.raises(SlotIDError, match="routing backend 'fast'"):
-        choose_backend(q, k, v, "fast")
+        choose_backend(q, k, v, 0.2, "fast")
