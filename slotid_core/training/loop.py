@@ -7,15 +7,12 @@ whole batch. So a run that was killed goes on to the same losses, and one or two
 from __future__ import annotations
 
 import os
-import signal
-import sys
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
@@ -23,8 +20,11 @@ from torch import Tensor, nn
 
 from ..errors import SlotIDError, load_package
 from .config import Experiment
+from .feed import Feed
+from .log import Log
 from .optim import Optimisers, move_average, rate_factor
-from .state import Checkpoints, Losses, open_folder, restore
+from .state import Checkpoints, open_folder, restore
+from .stop import anywhere, interruptible
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -98,10 +98,10 @@ def train(task: Task, config: Experiment, folder: Path) -> Path | None:
             groups = {"model": named, "average": average, "optimiser": optimisers.tensors()}
             checkpoints.save(done, groups, accelerator.scaler.state_dict() if accelerator.scaler else {})
 
-    log = _Log(config, folder, start, accelerator)
-    feed = _Feed(task, accelerator, run.batch, run.accumulation)
+    log = Log(config, folder, start, accelerator)
+    feed = Feed(task, accelerator, run.batch, run.accumulation)
     saved = time.monotonic()
-    with _interruptible() as stopped:
+    with interruptible() as stopped:
         for step in range(start, steps):
             optimisers.scale(factor := rate_factor(config.optimiser, step, steps))
             for part in range(run.accumulation):
@@ -117,9 +117,9 @@ def train(task: Task, config: Experiment, folder: Path) -> Path | None:
 
             done = step + 1
             log.step(done, norm, factor * config.optimiser.rate)
-            stop = _anywhere(stopped.is_set(), accelerator)
-            due = done % run.save_every == 0 or time.monotonic() - saved > 60 * run.save_minutes
-            if due or stop or done == steps:
+            overdue = time.monotonic() - saved > 60 * run.save_minutes
+            stop, overdue = anywhere((stopped.is_set(), overdue), accelerator)
+            if stop or overdue or done % run.save_every == 0 or done == steps:
                 log.write()
                 save(done)
                 saved = time.monotonic()
@@ -129,9 +129,9 @@ def train(task: Task, config: Experiment, folder: Path) -> Path | None:
                 with averaged(named, average):
                     _draw(task.sample(done), folder / "samples" / f"step_{done:08d}.png")
     log.close()
-    accelerator.wait_for_everyone()
     with averaged(named, average):
         made = task.save(folder, steps) if main else None
+    accelerator.wait_for_everyone()
     accelerator.end_training()
     return made
 
@@ -146,95 +146,6 @@ class _Objective(nn.Module):
 
     def forward(self, batch: Batch) -> tuple[Tensor, Parts]:
         return self._loss(batch)
-
-
-class _Feed:
-    """This process's rows of each step, on its device. Beside a GPU the next are made while it computes."""
-
-    def __init__(self, task: Task, accelerator: Accelerator, batch: int, accumulation: int) -> None:
-        share, rest = divmod(batch, accelerator.num_processes * accumulation)
-        if rest or not share:
-            raise SlotIDError(
-                f"run.batch = {batch} for {accelerator.num_processes} processes with {accumulation} parts each",
-                f"a multiple of {accelerator.num_processes * accumulation}",
-                "change run.batch or run.accumulation.",
-            )
-        self.task, self.device, self.accumulation = task, accelerator.device, accumulation
-        self.share, self.place, self.processes = share, accelerator.process_index, accelerator.num_processes
-        self.ahead = None
-        if self.device.type != "cpu":
-            from concurrent.futures import ThreadPoolExecutor
-
-            self.pool, self.ahead = ThreadPoolExecutor(1), {}
-
-    def __call__(self, step: int, part: int) -> Batch:
-        if self.ahead is None:
-            return self._make(step, part)
-        waiting = self.ahead.pop((step, part), None) or self.pool.submit(self._make, step, part)
-        following = (step, part + 1) if part + 1 < self.accumulation else (step + 1, 0)
-        self.ahead[following] = self.pool.submit(self._make, *following)
-        return {name: tensor.to(self.device, non_blocking=True) for name, tensor in waiting.result().items()}
-
-    def _make(self, step: int, part: int) -> Batch:
-        first = (part * self.processes + self.place) * self.share
-        batch = self.task.batch(step, range(first, first + self.share))
-        return {name: t.pin_memory() for name, t in batch.items()} if self.device.type == "cuda" else batch
-
-
-class _Log:
-    """Losses of all devices to losses.csv, TensorBoard and the progress bar; fetched from the device now and then."""
-
-    def __init__(self, config: Experiment, folder: Path, start: int, accelerator: Accelerator) -> None:
-        from tqdm import tqdm
-
-        self.accelerator, self.every = accelerator, config.run.log_every
-        self.main = accelerator.is_main_process
-        self.now: Parts = {}
-        self.names: list[str] = []
-        self.waiting: list[tuple[int, float, Tensor]] = []
-        if self.main:
-            self.losses = Losses(folder, start)
-            title = config.task if start == 0 else f"{config.task} (from step {start})"
-            self.bar = tqdm(desc=title, initial=start, total=config.run.steps, mininterval=1, file=sys.stderr)
-            if accelerator.log_with:
-                accelerator.init_trackers("curves", init_kwargs={"tensorboard": {"purge_step": start}})
-
-    def add(self, loss: Tensor, parts: Parts) -> None:
-        for name, value in {"loss": torch.stack([loss.detach(), torch.ones_like(loss)]), **parts}.items():
-            self.now[name] = self.now[name] + value.detach() if name in self.now else value.detach()
-
-    def step(self, done: int, norm: Tensor, rate: float) -> None:
-        self.now["norm"] = torch.stack([norm, torch.ones_like(norm)]).to(self.now["loss"])
-        self.names = list(self.now)
-        self.waiting.append((done, rate, torch.stack(list(self.now.values()))))
-        self.now = {}
-        if self.main:
-            self.bar.update()
-        if done % self.every == 0:
-            self.write()
-
-    def write(self) -> None:
-        if not self.waiting:
-            return
-        sums = self.accelerator.reduce(torch.stack([sums for _, _, sums in self.waiting]), "sum").cpu()
-        means = (sums[..., 0] / sums[..., 1]).tolist()
-        rows = [
-            {"step": done, **dict(zip(self.names, values, strict=True)), "rate": rate}
-            for (done, rate, _), values in zip(self.waiting, means, strict=True)
-        ]
-        self.waiting = []
-        if self.main:
-            self.losses.add(rows)
-            self.bar.set_postfix_str(f"loss {sum(row['loss'] for row in rows) / len(rows):.4f}", refresh=False)
-            if self.accelerator.log_with:
-                for row in rows:
-                    curves = {name: value for name, value in row.items() if name != "step" and value == value}
-                    self.accelerator.log(curves, step=row["step"])
-
-    def close(self) -> None:
-        self.write()
-        if self.main:
-            self.bar.close()
 
 
 @contextmanager
@@ -304,33 +215,6 @@ def _resume(
     if accelerator.scaler:
         accelerator.scaler.load_state_dict(scaler)
     return done
-
-
-@contextmanager
-def _interruptible() -> Iterator[threading.Event]:
-    """Inside, the first Ctrl-C only sets the event; a second one interrupts as ever."""
-    stopped = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stopped
-        return
-
-    def note(number: int, frame: Any) -> None:
-        stopped.set()
-        signal.signal(signal.SIGINT, before)
-        print("\nStopping after this step; the state will be saved.", file=sys.stderr)
-
-    before = signal.signal(signal.SIGINT, note)
-    try:
-        yield stopped
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def _anywhere(flag: bool, accelerator: Accelerator) -> bool:
-    """Whether any process has the flag: all must leave the loop at the same step."""
-    if accelerator.num_processes == 1:
-        return flag
-    return bool(accelerator.reduce(torch.tensor(float(flag), device=accelerator.device), "sum").item())
 
 
 def _draw(picture: np.ndarray, path: Path) -> None:
