@@ -79,11 +79,11 @@ def run(args: argparse.Namespace) -> None:
     from ..evaluation.design import FIRST_PERSON, PEOPLE, Design
     from ..evaluation.sampling import Guidance
 
+    _check_usage(args)
     design = Design(
         FIRST_PERSON if args.identity_seed is None else args.identity_seed,
         PEOPLE if args.people is None else args.people,
     )
-    _check_usage(args)
     if not design.held_out:
         warnings.warn(
             f"People {design.first} to {design.first + design.people - 1} are of the training range: what is measured "

@@ -79,7 +79,9 @@ class Bootstrap:
     def difference(self, one: tuple[Metric, Group, str], other: tuple[Metric, Group, str]) -> Estimate:
         """one - other, each (metric, rows, label), on the same resampled people."""
         (a, drawn_a), (b, drawn_b) = self._both(*one), self._both(*other)
-        return self._interval(a - b, drawn_a - drawn_b, len(one[1].person))
+        # Where a draw of few people leaves nothing to measure there is infinity or NaN, which the interval leaves out.
+        with np.errstate(invalid="ignore"):
+            return self._interval(a - b, drawn_a - drawn_b, len(one[1].person))
 
     def _both(self, metric: Metric, group: Group, label: str) -> tuple[float, Array]:
         if not len(group.person):
