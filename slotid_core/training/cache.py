@@ -1,12 +1,16 @@
-"""Filling the pair store that a config names: from a manifest of clips, or from the demo world."""
+"""Filling the pair store that a config names: from recorded clips, or from the demo world."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from ..errors import SlotIDError
+from .clips import ClipsSection, fill_clip_store
 from .config import setting
+from .data import PairStore
 from .packaged import packaged
 
 
@@ -28,7 +32,7 @@ class DemoSection:
 
 @dataclass(frozen=True)
 class DataSection:
-    """The pair store, and where its clips come from.
+    """The pair store, and where its clips come from: `clips` or `demo`.
 
     Args:
         store: folder.
@@ -37,19 +41,29 @@ class DataSection:
 
     store: str
     demo: DemoSection
+    clips: ClipsSection
     vae: str = "demo"
 
 
 def fill(data: DataSection) -> str:
-    """Fill the store; a line about what it holds then."""
-    from .data import PairStore
+    """Fill the store; a line about what it holds then.
 
-    if not data.demo.people:
-        raise SlotIDError("no source in the config", "data.demo.people above 0", "say where the clips come from.")
-    from ..demo.store import fill_demo_store
+    Raises:
+        SlotIDError: no source, or two; what the source itself refuses.
+    """
+    folder, vae = Path(data.store), packaged(data.vae, "vae")
+    if bool(data.demo.people) == bool(data.clips.manifest):
+        raise SlotIDError(
+            f"data.demo.people = {data.demo.people} and data.clips.manifest = {data.clips.manifest!r}",
+            "one source of clips",
+            "give the number of demo people, or a manifest.",
+        )
+    if data.demo.people:
+        from ..demo.store import fill_demo_store
 
-    demo, folder = data.demo, Path(data.store)
-    vae = packaged(data.vae, "vae")
-    fill_demo_store(folder, vae, demo.people, demo.size, demo.targets, demo.references)
+        demo = data.demo
+        fill_demo_store(folder, vae, demo.people, demo.size, demo.targets, demo.references)
+    else:
+        fill_clip_store(folder, vae, data.clips, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     store = PairStore(folder)
-    return f"{folder}: {len(store.references)} references, {len(store.targets)} targets"
+    return f"{folder}: {len(store.references)} references, {len(store.targets)} targets; {store.report()}"

@@ -7,7 +7,7 @@ part is there with all that is known of it, or not at all. `store.json` says how
     latents    [n, C, F, h, w] float16, in the model's normalised space
     face       [n, F, h, w] float16 in 0 .. 1, targets: how much of each latent cell is face
     text       [n] int64, targets: the prompt's number in the text table
-    saliency   [n, F, g, g] float16, references of real clips: how much each token counts
+    saliency   [n, F, h, w] float16, references of recorded clips: how much each latent cell counts
 
 The demo world's references carry more, for the baselines (`slotid_core/demo/store.py`).
 """
@@ -119,6 +119,12 @@ class PairStore:
         self._texts = _Texts(folder)
         if int(self.targets.take("text", range(len(self.targets))).max()) >= len(self._texts):
             raise _damaged(folder.name, "targets with prompts that its text table lacks")
+
+    def report(self) -> str:
+        """A line about the pairs, people left out counted."""
+        people = {self.targets.entries[number].person for number in self.usable}
+        text = f"{len(self.usable)} targets of {len(people)} people can be paired"
+        return text + (f", {len(self.alone)} people left out with one take only" if self.alone else "")
 
     def text(self, numbers: Iterable[int]) -> Tensor:
         """Embeddings [B, text_tokens, text width] of prompts; 0 is the empty one."""

@@ -113,10 +113,7 @@ class IdentityTask:
 
     def report(self) -> str:
         """A line about the pairs, left-out people counted."""
-        store = self.store
-        people = {store.targets.entries[number].person for number in store.usable}
-        text = f"{len(store.usable)} targets of {len(people)} people, {len(store.references)} references"
-        return text + (f"; {len(store.alone)} people left out: one take only" if store.alone else "")
+        return self.store.report()
 
     def to(self, device: torch.device) -> None:
         self.transformer.to(device)
@@ -141,7 +138,8 @@ class IdentityTask:
             "keep": torch.tensor([float(c >= loss.identity_dropout) for c in identity_chance]),
         }
         if "saliency" in store.references.names() and self.reads == "clip":
-            batch["saliency"] = store.references.take("saliency", references)
+            cells = store.references.take("saliency", references).float()
+            batch["saliency"] = torch.nn.functional.avg_pool2d(cells, self.config.model.encoder.patch)
         return batch
 
     def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:

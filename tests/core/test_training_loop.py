@@ -41,7 +41,7 @@ def run(folder, **changes):
     return task
 
 
-class Stop(Exception):
+class PowerCutError(Exception):
     pass
 
 
@@ -51,7 +51,7 @@ def stop_at(monkeypatch, step):
 
     def dying(config, number, steps):
         if number == step:
-            raise Stop
+            raise PowerCutError
         return usual(config, number, steps)
 
     monkeypatch.setattr(loop, "rate_factor", dying)
@@ -62,7 +62,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(tmp_path, monkeypatch, name):
     straight = run(tmp_path / "straight", optimiser__name=name)
     with monkeypatch.context() as patch:
         stop_at(patch, 7)
-        with pytest.raises(Stop):
+        with pytest.raises(PowerCutError):
             run(tmp_path / "stopped", optimiser__name=name)
     resumed = run(tmp_path / "stopped", optimiser__name=name)
     assert (tmp_path / "stopped/losses.csv").read_bytes() == (tmp_path / "straight/losses.csv").read_bytes()
@@ -78,7 +78,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(tmp_path, monkeypatch, name):
 def test_lines_after_the_checkpoint_go(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         stop_at(patch, 7)
-        with pytest.raises(Stop):
+        with pytest.raises(PowerCutError):
             run(tmp_path)
     # Of the steps 5 to 7 the log has written one look's worth, to step 6.
     assert int(lines(tmp_path)[-1]["step"]) == 6
