@@ -135,6 +135,11 @@ def _measure(
         # Another person's clip is a floor, which one encoder is enough to find.
         if jobs[-1].run.variant == "full":
             jobs.append(trained(bench, path, wrong=True, device=device))
+    names = [job.run.name for job in jobs]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise SlotIDError(
+            f"{twice[0]} is there twice", "one file for each variant and training seed", "take one file away."
+        )
     for number, job in enumerate(jobs, 1):
         if not args.force and job.done(results):
             print(f"{job.run.name}: there already.")

@@ -15,7 +15,14 @@ from slotid_core.evaluation.accuracy import agreement
 from slotid_core.evaluation.design import Design
 from slotid_core.evaluation.measures import LOOKS, SIGNATURE
 from slotid_core.evaluation.metrics import Verification
-from slotid_core.evaluation.probe import embed_frames, load_embedding, load_probe
+from slotid_core.evaluation.probe import (
+    EMBEDDING_FILE,
+    PROBE_FILE,
+    described,
+    embed_frames,
+    load_embedding,
+    load_probe,
+)
 from slotid_core.evaluation.renders import embedding_frames, per_frame, render_probe_clips, words_of
 from slotid_core.evaluation.study import to_side
 from slotid_core.evaluation.targets import (
@@ -110,6 +117,14 @@ def test_people_outside_the_ranges_are_refused_and_training_people_known():
     for first, count in ((1_500_000, 4), (TEST[-1], 2), (TRAIN[-1], 2 + len(VALIDATION)), (TEST[0], 1)):
         with pytest.raises(SlotIDError):
             Design(first, count)
+
+
+@pytest.mark.parametrize("path", [PROBE_FILE, EMBEDDING_FILE])
+def test_judges_are_small_and_say_what_they_are(path):
+    assert path.stat().st_size <= 1.5 * 2**20
+    said = described(path)
+    assert "training people only" in said["trained_on"] and "validation seed" in said["accuracy_on"]
+    assert all(-1 <= value <= 1 for value in said["accuracy"].values()) and said["license"] == "Apache-2.0"
 
 
 @pytest.fixture(scope="module")
