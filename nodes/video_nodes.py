@@ -127,9 +127,10 @@ class PrepareFace(io.ComfyNode):
             node_id="SlotIDPrepareFace",
             display_name="Slot-ID Prepare Face",
             category=sockets.CATEGORY,
-            description="Finds one person's face in the clip, follows it and crops it. The contact sheet shows every "
-            "frame with what was found; look at it before the identity is used.",
-            search_aliases=["face detection", "face crop", "track face", "reference doctor"],
+            description="Finds one person's face in the clip, follows it and crops it, and says how good a reference "
+            "the clip is. The contact sheet shows every frame, kept or left out and why, and which poses and "
+            "expressions they cover; look at it before the identity is used.",
+            search_aliases=["face detection", "face crop", "track face", "reference doctor", "check reference"],
             has_intermediate_output=True,
             inputs=[
                 io.MultiType.Input(
@@ -171,6 +172,18 @@ class PrepareFace(io.ComfyNode):
                     tooltip="Face landmarks of the same frames, from ComfyUI's MediaPipe Face Landmarker. For the "
                     "detector landmarks.",
                 ),
+                declare(
+                    io.Int.Input,
+                    "keep_frames",
+                    default=0,
+                    min=0,
+                    max=161,
+                    step=1,
+                    optional=True,
+                    advanced=True,
+                    tooltip="The most frames to keep, 4 k + 1 of them: those that show most poses and expressions, in "
+                    "runs of four. Load a longer part, say 161 frames, and keep 33. 0 keeps all that are good.",
+                ),
             ],
             outputs=[
                 sockets.Faces.Output(
@@ -181,24 +194,25 @@ class PrepareFace(io.ComfyNode):
                 io.Image.Output(
                     "contact_sheet",
                     display_name="contact sheet",
-                    tooltip="Every frame with the crop and how it was found.",
+                    tooltip="Every frame with its crop, or why it was left out; below, the poses and expressions.",
                 ),
                 io.String.Output(
                     "report",
                     display_name="report",
-                    tooltip="How well the clip covers the person, and what could be better.",
+                    tooltip="How well the clip covers the person, and what a video will have to guess.",
                 ),
             ],
         )
 
     @classmethod
-    def execute(cls, clip, detector, person, margin, landmarks=None) -> io.NodeOutput:
+    def execute(cls, clip, detector, person, margin, landmarks=None, keep_frames=0) -> io.NodeOutput:
         with noted_warnings() as notes:
             faces = prepare_faces(
                 as_clip(clip),
                 detector=detector,
                 person=PEOPLE[person],
                 margin=margin,
+                frames=keep_frames or None,
                 landmarks=landmarks,
                 model_folders=folders.insightface_folders(),
                 progress=progress_bar(),

@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -31,6 +31,26 @@ DEFAULT_PACK = "buffalo_l"
 
 
 @dataclass(frozen=True)
+class Marks:
+    """What a detector knows of a face beyond its box.
+
+    Args:
+        scheme: how the points are numbered: "dlib5" (corners of the eyes, base of the nose), "five" (eyes, tip of the
+            nose, corners of the mouth), "sixty_eight" (iBUG's) or "mesh" (MediaPipe's 478).
+        points: [N, 2] in pixels of the frame.
+        blendshapes: MediaPipe's 52 muscle movements, each 0 to 1; None where the detector gives none.
+    """
+
+    scheme: str
+    points: np.ndarray
+    blendshapes: dict[str, float] | None = None
+
+    def moved(self, scale: tuple[float, float] = (1.0, 1.0), shift: tuple[float, float] = (0.0, 0.0)) -> Marks:
+        """The same face in another frame: points times `scale`, plus `shift`."""
+        return replace(self, points=self.points * np.asarray(scale) + np.asarray(shift))
+
+
+@dataclass(frozen=True)
 class Box:
     """A face from hairline to chin, in pixels of its frame (x to the right, y down), and the detector's score."""
 
@@ -39,6 +59,7 @@ class Box:
     x1: float
     y1: float
     score: float = 1.0
+    marks: Marks | None = field(default=None, compare=False, repr=False)
 
     @property
     def width(self) -> float:
@@ -134,15 +155,16 @@ class DlibDetector:
 
     def _box(self, picture: np.ndarray, rectangle: Any, score: float, scale: float) -> Box:
         side = (rectangle.width() + rectangle.height()) / 2 / scale
-        points = [(point.x, point.y) for point in self._points(picture, rectangle).parts()]
-        x, y = (np.mean(points, axis=0) / scale).tolist()
+        points = np.array([(point.x, point.y) for point in self._points(picture, rectangle).parts()]) / scale
+        x, y = points.mean(axis=0).tolist()
         # From the mean of the points (corners of the eyes, base of the nose), these parts of the detector's square
         # reach from the hairline to the chin.
-        return Box(x - 0.5 * side, y - 0.5 * side, x + 0.5 * side, y + 0.65 * side, float(score))
+        marks = Marks("dlib5", points)
+        return Box(x - 0.5 * side, y - 0.5 * side, x + 0.5 * side, y + 0.65 * side, float(score), marks)
 
 
 class InsightFaceDetector:
-    """The detection model of an insightface pack, through `FaceAnalysis`, on the CPU.
+    """The detection model of an insightface pack, and its 68 points where it has them, by `FaceAnalysis`, on the CPU.
 
     insightface downloads a pack that it does not find; this class looks first and never lets it. The packs
     (buffalo_l, antelopev2, ...) are licensed for non-commercial research only.
@@ -163,7 +185,7 @@ class InsightFaceDetector:
         folder = find_pack([*map(Path, folders), Path("~/.insightface").expanduser()], pack)
         try:
             self._analysis = app.FaceAnalysis(
-                name=str(folder), allowed_modules=["detection"], providers=["CPUExecutionProvider"]
+                name=str(folder), allowed_modules=["detection", "landmark_3d_68"], providers=["CPUExecutionProvider"]
             )
             self._analysis.prepare(ctx_id=-1, det_size=self.detection_size)
         # onnxruntime's errors share no base class below Exception.
@@ -182,11 +204,25 @@ class InsightFaceDetector:
         pad_y, pad_x = frame.shape[0] // 4, frame.shape[1] // 4
         padded = np.pad(frame, ((pad_y, pad_y), (pad_x, pad_x), (0, 0)), constant_values=127)
         shifted = self._boxes(padded)
-        return [Box(b.x0 - pad_x, b.y0 - pad_y, b.x1 - pad_x, b.y1 - pad_y, b.score) for b in shifted]
+        return [moved_box(box, shift=(-pad_x, -pad_y)) for box in shifted]
 
     def _boxes(self, frame: np.ndarray) -> list[Box]:
         faces = self._analysis.get(np.ascontiguousarray(frame[..., ::-1]))
-        return [Box(*(float(v) for v in face.bbox), float(face.det_score)) for face in faces]
+        return [Box(*(float(v) for v in face.bbox), float(face.det_score), _insight_marks(face)) for face in faces]
+
+
+def moved_box(box: Box, scale: tuple[float, float] = (1.0, 1.0), shift: tuple[float, float] = (0.0, 0.0)) -> Box:
+    """The box of the same face in another frame: times `scale`, plus `shift`, with its marks."""
+    (sx, sy), (dx, dy) = scale, shift
+    marks = box.marks and box.marks.moved(scale, shift)
+    return Box(box.x0 * sx + dx, box.y0 * sy + dy, box.x1 * sx + dx, box.y1 * sy + dy, box.score, marks)
+
+
+def _insight_marks(face: Any) -> Marks | None:
+    points = face.get("landmark_3d_68")
+    if points is not None:
+        return Marks("sixty_eight", np.asarray(points, dtype=float)[:, :2])
+    return None if face.get("kps") is None else Marks("five", np.asarray(face["kps"], dtype=float))
 
 
 def find_pack(folders: Sequence[Path], pack: str) -> Path:
@@ -219,7 +255,8 @@ class LandmarksDetector:
     Args:
         landmarks: {"frames": [[face, ...] for each frame], "image_size": (height, width), ...}; of each face the
             entries "bbox_xyxy" (4 numbers, pixels of that image size: the extent of the face mesh) and "score" are
-            read. The frames must be the clip's; another size of the same shape is scaled.
+            read; "landmarks_xy" ([478, 2], pixels) and "blendshapes" are read where they are. The frames must be the
+            clip's; another size of the same shape is scaled.
 
     Raises:
         SlotIDError: when landmarks are missing or of another structure.
@@ -237,7 +274,7 @@ class LandmarksDetector:
         try:
             height, width = (int(side) for side in landmarks["image_size"])
             self._frames = [[_landmark_box(face) for face in faces] for faces in landmarks["frames"]]
-        except (KeyError, TypeError, ValueError, IndexError) as error:
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
             raise _bad_landmarks(f"{type(error).__name__}: {error}") from error
         if height < 1 or width < 1:
             raise _bad_landmarks(f"image_size {height} x {width}")
@@ -255,16 +292,25 @@ class LandmarksDetector:
                 "landmarks found in this clip's own frames",
                 "Connect the same frames to the Face Landmarker and to Prepare Face.",
             )
-        boxes = self._frames[index]
-        return [Box(b.x0 * scale_x, b.y0 * scale_y, b.x1 * scale_x, b.y1 * scale_y, b.score) for b in boxes]
+        return [moved_box(box, scale=(scale_x, scale_y)) for box in self._frames[index]]
 
 
 def _landmark_box(face: Any) -> Box:
     x0, y0, x1, y1 = (float(v) for v in face["bbox_xyxy"])
-    box = Box(x0, y0, x1, y1, float(face["score"]))
+    box = Box(x0, y0, x1, y1, float(face["score"]), _mesh_marks(face))
     if not all(math.isfinite(v) for v in (x0, y0, x1, y1)) or box.width <= 0 or box.height <= 0:
         raise ValueError(f"bbox_xyxy {(x0, y0, x1, y1)}")
     return box
+
+
+def _mesh_marks(face: Any) -> Marks | None:
+    if face.get("landmarks_xy") is None:
+        return None
+    points = np.asarray(face["landmarks_xy"], dtype=float)
+    if points.shape != (478, 2) or not np.isfinite(points).all():
+        raise ValueError(f"landmarks_xy {points.shape}")
+    shapes = face.get("blendshapes")
+    return Marks("mesh", points, {str(k): float(v) for k, v in shapes.items()} if shapes else None)
 
 
 def _bad_landmarks(reason: str) -> SlotIDError:

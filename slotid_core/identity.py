@@ -14,6 +14,7 @@ from torch import Tensor
 from . import checkpoint
 from .config import Backbone
 from .errors import SlotIDError
+from .faces.coverage import advice
 
 if TYPE_CHECKING:
     from .model import SlotID
@@ -100,6 +101,7 @@ class Identity:
             f"Face found by {detector} in {detected} of {frames} frames.",
             f"Made by {self.model_name} ({self.model_hash[:12]}) for {self.backbone}.",
         ]
+        lines += advice(self.coverage)
         return "\n".join(lines + [f"Consent: {self.consent}"] * bool(self.consent))
 
     def check_model(self, model: SlotID) -> None:

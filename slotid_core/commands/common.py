@@ -35,6 +35,39 @@ def add_force_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--force", action="store_true", help="overwrite files that exist already")
 
 
+def add_face_options(parser: argparse.ArgumentParser) -> None:
+    faces = parser.add_argument_group("which face")
+    faces.add_argument(
+        "--detector",
+        choices=("dlib", "insightface", "whole_frame"),
+        default="dlib",
+        help="who finds the face; whole_frame: the clip shows only the face (default: dlib)",
+    )
+    faces.add_argument(
+        "--person", type=person, default="largest", metavar="WHO", help="largest, leftmost, or 0, 1, 2 .. from the left"
+    )
+
+
+def add_part_options(parser: argparse.ArgumentParser) -> None:
+    part = parser.add_argument_group("which part of the clip")
+    part.add_argument("--start", type=float, default=0.0, metavar="SECONDS", help="where to begin (default: 0)")
+    part.add_argument("--duration", type=float, metavar="SECONDS", help="how much to use (default: all the frames)")
+    part.add_argument("--frames", type=int, default=33, help="the most frames to take, 4k + 1 of them (default: 33)")
+    part.add_argument("--fps", type=float, default=16.0, help="frames to take per second of the clip (default: 16)")
+    part.add_argument(
+        "--keep", type=int, metavar="N", help="of these, keep the N that show most poses and expressions (default: all)"
+    )
+
+
+def person(text: str) -> str | int:
+    """largest, leftmost, or the index of a person from the left."""
+    if text in ("largest", "leftmost"):
+        return text
+    if text.isdecimal():
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not largest, leftmost or a number (0 is the leftmost face)")
+
+
 def chosen_device(name: str) -> torch.device:
     """The device of that name.
 

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 from .common import (
     PICTURES,
     add_device_option,
+    add_face_options,
     add_force_option,
+    add_part_options,
     check_outputs,
     chosen_device,
     progress,
@@ -37,16 +39,8 @@ examples:
   slotid encode me.mp4                                     packaged demo models, me.identity.safetensors beside the clip
   slotid encode me.mp4 --model slotid-wan2.1-1.3b.safetensors --vae wan_2.1_vae.safetensors -o me.safetensors
   slotid encode party.mov --start 12.5 --person leftmost --sheet party.png     and look at who was read
+  slotid encode long.mp4 --frames 161 --keep 33            the 33 of ten seconds' frames that show most
   slotid encode crops.mp4 --detector whole_frame           the clip shows nothing but the face already"""
-
-
-def person(text: str) -> str | int:
-    """largest, leftmost, or the index of a person from the left."""
-    if text in ("largest", "leftmost"):
-        return text
-    if text.isdecimal():
-        return int(text)
-    raise argparse.ArgumentTypeError(f"{text!r} is not largest, leftmost or a number (0 is the leftmost face)")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -70,22 +64,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     add_device_option(models)
 
-    faces = parser.add_argument_group("which face")
-    faces.add_argument(
-        "--detector",
-        choices=("dlib", "insightface", "whole_frame"),
-        default="dlib",
-        help="who finds the face; whole_frame: the clip shows only the face (default: dlib)",
-    )
-    faces.add_argument(
-        "--person", type=person, default="largest", metavar="WHO", help="largest, leftmost, or 0, 1, 2 .. from the left"
-    )
-
-    part = parser.add_argument_group("which part of the clip")
-    part.add_argument("--start", type=float, default=0.0, metavar="SECONDS", help="where to begin (default: 0)")
-    part.add_argument("--duration", type=float, metavar="SECONDS", help="how much to use (default: all the frames)")
-    part.add_argument("--frames", type=int, default=33, help="the most frames to take, 4k + 1 of them (default: 33)")
-    part.add_argument("--fps", type=float, default=16.0, help="frames to take per second of the clip (default: 16)")
+    add_face_options(parser)
+    add_part_options(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -107,7 +87,7 @@ def run(args: argparse.Namespace) -> None:
             args.clip, frames=args.frames, fps=args.fps, start=args.start, duration=args.duration, progress=report
         )
     with progress("Finding the face") as report:
-        faces = prepare_faces(clip, detector=args.detector, person=args.person, progress=report)
+        faces = prepare_faces(clip, detector=args.detector, person=args.person, frames=args.keep, progress=report)
     print(faces.coverage.report())
     words = untrained(model.metadata)
     identity, trace = read_identity(model, faces, vae, device, consent=args.consent)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import SlotIDError
+from .common import PICTURES, add_face_options, add_force_option, add_part_options, check_outputs, progress
 
 if TYPE_CHECKING:
     from ..checkpoint import Header
@@ -18,23 +19,35 @@ SUMMARY = "say what is in a file"
 DESCRIPTION = """\
 Say what a file is and what it fits: an identity, a Slot-ID model, a Wan diffusion model, a Wan VAE, or a video.
 
+A video or photo is examined as a reference: which frames could be used and why others not, what poses and expressions
+it shows, and what would have to be guessed. Of an identity file the same is told of the clip that it was read from.
+
 Goes by what is in the file, never by its name. Opening is safe: nothing in the file is run."""
 EXAMPLES = """\
 examples:
   slotid inspect me.identity.safetensors
-  slotid inspect wan2.1_t2v_1.3B_bf16.safetensors me.mp4"""
+  slotid inspect wan2.1_t2v_1.3B_bf16.safetensors me.mp4
+  slotid inspect me.mp4 --frames 161 --keep 33 --sheet me.png   see which 33 frames cover ten seconds best"""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help="the file to look into")
+    parser.add_argument("--sheet", type=Path, metavar="FILE", help="also write the contact sheet of a video (.png)")
+    add_force_option(parser)
+    add_face_options(parser)
+    add_part_options(parser)
 
 
 def run(args: argparse.Namespace) -> None:
+    if args.sheet:
+        if len(args.files) > 1:
+            args.parser.error("--sheet takes one file at a time")
+        check_outputs({args.sheet: PICTURES}, force=args.force)
     for path in args.files:
-        print("\n".join([f"{path}:", *(f"  {line}" for line in describe(path))]))
+        print("\n".join([f"{path}:", *(f"  {line}" for line in describe(path, args))]))
 
 
-def describe(path: Path) -> Iterator[str]:
+def describe(path: Path, args: argparse.Namespace) -> Iterator[str]:
     """Lines in plain words about a file.
 
     Raises:
@@ -49,10 +62,14 @@ def describe(path: Path) -> Iterator[str]:
     tensors = start[8:] == b"{" or start[:4] == b"PK\x03\x04" or start[:1] == b"\x80"
     if not tensors and path.suffix.lower() != ".safetensors":
         yield from _video(path)
+        yield from _reference(path, args)
         return
     header = read_header(path)
-    kind = {"slot-id": _model, "slot-id-identity": _identity}.get(header.metadata.get("format", ""))
-    yield from kind(path) if kind else _backbone(path, header)
+    kind = header.metadata.get("format", "")
+    if kind == "slot-id-identity":
+        yield from _identity(path)
+    else:
+        yield from _model(path) if kind == "slot-id" else _backbone(path, header)
 
 
 def _identity(path: Path) -> Iterator[str]:
@@ -122,6 +139,30 @@ def _video(path: Path) -> Iterator[str]:
     yield f"A video of {shape[1]} x {shape[0]} pixels: {decoder.count} frames in {seconds:.2f} s."
     usable = max(0, (int(seconds * 16) - 1) // 4) * 4 + 1
     yield f"As a reference clip at 16 frames per second: up to {usable} frames."
+
+
+def _reference(path: Path, args: argparse.Namespace) -> Iterator[str]:
+    from ..faces import prepare_faces
+    from ..sheets import contact_sheet, save_image
+    from ..video import load_video
+
+    part = {"frames": args.frames, "fps": args.fps, "start": args.start, "duration": args.duration}
+    try:
+        with progress("Reading the clip") as report:
+            clip = load_video(path, **part, progress=report)
+        with progress("Finding the face") as report:
+            faces = prepare_faces(clip, detector=args.detector, person=args.person, frames=args.keep, progress=report)
+    except SlotIDError as error:
+        # What the file is has been said already; a sheet that was asked for cannot be left out silently.
+        if args.sheet:
+            raise
+        yield f"As a reference it cannot be used: {error.found}."
+        yield f"What to do: {error.remedy}"
+        return
+    yield from faces.coverage.report().splitlines()
+    if args.sheet:
+        save_image(args.sheet, contact_sheet(faces))
+        yield f"Wrote {args.sheet}."
 
 
 def _millions(module: object) -> str:

@@ -15,8 +15,10 @@ from torch import Tensor
 from ..detectors import DEFAULT_PACK, Box, Detector, LandmarksDetector, make_detector
 from ..errors import SlotIDError, SlotIDWarning
 from ..video import Clip, Progress, as_bytes, check_frames
+from .checkup import SMALL, Checkup, examine
 from .coverage import Coverage, counted
 from .cropping import crop_square, face_mask, fill, smooth
+from .selection import select
 from .tracking import Track, find_cuts, link
 
 
@@ -29,7 +31,8 @@ class Faces:
         masks: [T, size, size] float32 in [0, 1], 1 in the face, falling softly to 0 around it.
         boxes: [T, 4] float32, the crops' squares as x0, y0, x1, y1 in pixels of the clip; they may leave the frame.
         coverage: what was found.
-        clip: the frames that were used.
+        clip: the frames that were used, in order of time; `fps` is the rate within each run of them.
+        checkup: all the frames that were looked at, with what is wrong with each and why it was left out.
     """
 
     crops: Tensor
@@ -37,6 +40,7 @@ class Faces:
     boxes: Tensor
     coverage: Coverage
     clip: Clip
+    checkup: Checkup
 
 
 def prepare_faces(
@@ -47,12 +51,17 @@ def prepare_faces(
     margin: float = 0.6,
     size: int = 256,
     smoothing: float = 0.15,
+    frames: int | None = None,
     landmarks: Any = None,
     model_folders: Iterable[str | os.PathLike[str]] = (),
     model_pack: str = DEFAULT_PACK,
     progress: Progress | None = None,
 ) -> Faces:
-    """Follow one person's face through the clip and crop it. Deterministic.
+    """Follow one person's face through the clip, choose the frames and crop them. Deterministic.
+
+    Runs of four frames (one latent frame) of which most are flawed (blurred, too small, off-frame, hidden, a jump) are
+    left out, unless nothing would be left; whole_frame takes the clip as it is. Of the rest, `frames` are chosen so
+    that they cover its poses and expressions.
 
     Args:
         clip: frames in order of time.
@@ -63,6 +72,7 @@ def prepare_faces(
             by whole_frame, which keeps all of the frame and repeats its edge where it is not square.
         size: side of the crops in pixels, a multiple of 16 from 32 to 1024.
         smoothing: seconds (standard deviation) over which the box is averaged, before and after alike; 0 for none.
+        frames: the most frames to keep, brought to 4k + 1; None keeps all that are good.
         landmarks: FACE_LANDMARKS of the clip's frames, for the detector "landmarks".
         model_folders, model_pack: for insightface, see `make_detector`.
         progress: called with (frames searched, frames); what it raises ends the search.
@@ -74,7 +84,7 @@ def prepare_faces(
     Warns:
         SlotIDWarning: when the face is found in less than half of the frames.
     """
-    _check_arguments(margin, size, smoothing)
+    _check_arguments(margin, size, smoothing, frames)
     person = _person(person)
     check_frames(clip.frames, channels_from=3)
     if isinstance(detector, str):
@@ -90,38 +100,68 @@ def prepare_faces(
         raise _no_face(clip, detector.name)
     track = _choose(tracks, found, person)
     shot = _shot(track, cuts, len(found))
-    clip = _part(clip, shot)
-    used = range(shot.start, shot.start + clip.frames.shape[0])
-    faces = [track.boxes.get(i) for i in used]
-    coverage = Coverage(
-        frames=len(faces),
-        detected=sum(face is not None for face in faces),
-        interpolated=[i for i, face in enumerate(faces) if face is None],
-        faces_per_frame=[len(found[i]) for i in used],
-        smallest_face_px=min(max(face.width, face.height) for face in track.boxes.values()),
-        detector=detector.name,
-        person=str(person),
-        cuts=tuple(cuts),
-    )
-    if coverage.fraction < 0.5:
+    path = fill(track, shot)
+    checkup = select(examine(clip, track, path, shot, whole=whole), shot, frames, drop_flaws=not whole)
+    used = checkup.kept()
+    coverage = _coverage(checkup, found, track, used, shot, detector.name, str(person), cuts)
+    if coverage.found < 0.5 * coverage.examined:
         warnings.warn(coverage.report(), SlotIDWarning, stacklevel=2)
-    path = smooth(fill(track, used), 0.0 if whole else smoothing * float(clip.fps))
+    # Smoothed over the frames as filmed, left out ones too: the crop must not jump where some are.
+    path = smooth(path, 0.0 if whole else smoothing * float(clip.fps))[[i - shot.start for i in used]]
+    clip = replace(clip, frames=clip.frames[used], timestamps=clip.timestamps[used])
     sides = np.exp(path[:, 2:]).max(axis=1) * (1.0 if whole else 1.0 + margin)
     extent = clip.frames.shape[1:3]
     boxes = np.concatenate([path[:, :2] - sides[:, None] / 2, path[:, :2] + sides[:, None] / 2], axis=1)
     crops = np.stack([crop_square(frame.numpy(), box, size) for frame, box in zip(clip.frames, boxes, strict=True)])
     masks = np.stack([face_mask(place, box, size, extent, whole) for place, box in zip(path, boxes, strict=True)])
     crops, masks, boxes = (torch.from_numpy(array.astype(np.float32)) for array in (crops, masks, boxes))
-    return Faces(crops, masks, boxes, coverage, clip)
+    return Faces(crops, masks, boxes, coverage, clip, checkup)
 
 
-def _check_arguments(margin: float, size: int, smoothing: float) -> None:
+def _coverage(
+    checkup: Checkup,
+    found: list[list[Box]],
+    track: Track,
+    used: list[int],
+    shot: range,
+    detector: str,
+    person: str,
+    cuts: list[int],
+) -> Coverage:
+    checks, expressions = checkup.checks, checkup.expressions
+    left_out: dict[str, list[int]] = {}
+    for i, check in enumerate(checks):
+        if check.left_out:
+            left_out.setdefault(check.left_out, []).append(i)
+    # A face that is half outside, smeared or another's gives points of no face.
+    poses = [checks[i].pose if set(checks[i].flaws) <= {SMALL} else None for i in used]
+    return Coverage(
+        frames=len(used),
+        detected=sum(checks[i].found for i in used),
+        interpolated=[place for place, i in enumerate(used) if not checks[i].found],
+        faces_per_frame=[len(found[i]) for i in used],
+        smallest_face_px=min(max(face.width, face.height) for face in track.boxes.values()),
+        detector=detector,
+        person=person,
+        cuts=tuple(cuts),
+        examined=len(shot),
+        found=sum(check.found for check in checks),
+        left_out=left_out,
+        poses=tuple(pose and (round(pose.yaw, 1), round(pose.pitch, 1)) for pose in poses),
+        expression_source=expressions.source,
+        expressions=expressions.strongest(used),
+    )
+
+
+def _check_arguments(margin: float, size: int, smoothing: float, frames: int | None) -> None:
     for label, value, limit in (("margin", margin, 3.0), ("smoothing", smoothing, 5.0)):
         if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= limit:
             raise SlotIDError(f"{label} is {value!r}", f"a number from 0 to {limit:g}", f"Correct {label}.")
     if not isinstance(size, int) or isinstance(size, bool) or size % 16 or not 32 <= size <= 1024:
         # The VAE halves three times, the encoder's patches once more.
         raise SlotIDError(f"size is {size!r}", "a multiple of 16 from 32 to 1024", "Correct size.")
+    if frames is not None and (not isinstance(frames, int) or isinstance(frames, bool) or frames < 1):
+        raise SlotIDError(f"frames is {frames!r}", "a whole number from 1 on, or None for all", "Correct frames.")
 
 
 def _person(person: str | int) -> str | int:
@@ -181,11 +221,3 @@ def _choose(tracks: list[Track], found: list[list[Box]], person: str | int) -> T
 def _shot(track: Track, cuts: list[int], count: int) -> range:
     inside = next(iter(track.boxes))
     return range(max([0, *(c for c in cuts if c <= inside)]), min([count, *(c for c in cuts if c > inside)]))
-
-
-def _part(clip: Clip, shot: range) -> Clip:
-    if len(shot) == clip.frames.shape[0]:
-        return clip
-    # Another shot shows other things, perhaps another person; what is left is cut to 4k + 1 again.
-    end = shot.start + (len(shot) - 1) // 4 * 4 + 1
-    return replace(clip, frames=clip.frames[shot.start : end], timestamps=clip.timestamps[shot.start : end])

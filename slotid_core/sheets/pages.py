@@ -1,4 +1,4 @@
-"""Pictures to judge by eye: a clip, what was found in it, what was generated. All are uint8 RGB [H, W, 3]."""
+"""Frames in cells, cells in grids, grids on pages with a heading; and the sheets that need no more than that."""
 
 from __future__ import annotations
 
@@ -10,45 +10,19 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from .atomic import write_atomic
-from .errors import SlotIDError
-from .faces import Faces
-from .video import as_bytes, check_frames
+from ..atomic import write_atomic
+from ..errors import SlotIDError
+from ..video import as_bytes, check_frames
 
 BACKGROUND = (32, 33, 36)
 TEXT = (232, 234, 237)
 FAINT = (154, 160, 166)
 FOUND = (129, 201, 149)
-INTERPOLATED = (253, 186, 84)
+FLAWED = (253, 186, 84)
+LEFT_OUT = (242, 139, 130)
 GAP = 12
 FRAME_HEIGHT = 132
 LINE = 17
-
-
-def contact_sheet(faces: Faces, *, columns: int | None = None, title: str | None = None) -> np.ndarray:
-    """Every frame of the reference with the square that was cropped, and the crop beside it.
-
-    Interpolated frames are outlined and labelled in amber. The header holds the source, the title and the coverage
-    report, so that the sheet explains itself when it is passed on.
-
-    Args:
-        faces: what `prepare_faces` gave.
-        columns: frames side by side; None chooses by the frames' shape.
-        title: a remark after the source's name ("untrained demo weights").
-    """
-    clip, coverage = faces.clip, faces.coverage
-    interpolated = set(coverage.interpolated)
-    cells = []
-    for i, (frame, crop, box) in enumerate(zip(clip.frames, faces.crops, faces.boxes.tolist(), strict=True)):
-        colour = INTERPOLATED if i in interpolated else FOUND
-        picture = _scaled(frame, FRAME_HEIGHT)
-        scale = picture.height / frame.shape[0]
-        _outline(picture, [edge * scale for edge in box], colour)
-        note = ("interpolated", INTERPOLATED) if i in interpolated else None
-        cells.append(_cell([picture, _scaled(crop, FRAME_HEIGHT)], f"{i}   {clip.timestamps[i].item():.2f} s", note))
-    columns = _columns(columns, cells, limit=6)
-    heading = f"{clip.source}    {title}" if title else clip.source
-    return _page(_grid(cells, columns), heading, coverage.report().splitlines())
 
 
 def frames_sheet(
@@ -65,8 +39,8 @@ def frames_sheet(
     check_frames(frames, channels_from=3)
     captions = [str(i) for i in range(len(frames))] if captions is None else captions
     _check_labels("captions", captions, len(frames))
-    cells = [_cell([_scaled(f, FRAME_HEIGHT)], text, None) for f, text in zip(frames, captions, strict=True)]
-    return _page(_grid(cells, _columns(columns, cells, limit=12)), title, [])
+    cells = [cell([scaled(f, FRAME_HEIGHT)], text, None) for f, text in zip(frames, captions, strict=True)]
+    return page(grid(cells, chosen_columns(columns, cells, limit=12)), title, [])
 
 
 def rows_sheet(rows: Sequence[tuple[str, Tensor]], *, columns: int = 8, title: str | None = None) -> np.ndarray:
@@ -84,9 +58,9 @@ def rows_sheet(rows: Sequence[tuple[str, Tensor]], *, columns: int = 8, title: s
     for label, frames in rows:
         check_frames(frames, channels_from=3)
         shown = np.unique(np.linspace(0, len(frames) - 1, columns).round().astype(int))
-        pictures = [_scaled(frames[i], FRAME_HEIGHT) for i in shown]
-        strips.append(_cell(pictures, label, None, above=True))
-    return _page(_grid(strips, 1), title, [])
+        pictures = [scaled(frames[i], FRAME_HEIGHT) for i in shown]
+        strips.append(cell(pictures, label, None, above=True))
+    return page(grid(strips, 1), title, [])
 
 
 def save_image(path: str | os.PathLike[str], picture: np.ndarray) -> None:
@@ -104,7 +78,7 @@ def save_image(path: str | os.PathLike[str], picture: np.ndarray) -> None:
     write_atomic(target, lambda temporary: Image.fromarray(picture).save(temporary, quality=92))
 
 
-def _scaled(frame: Tensor, height: int) -> Image.Image:
+def scaled(frame: Tensor, height: int) -> Image.Image:
     data = as_bytes(frame)
     width = max(1, round(data.shape[1] * height / data.shape[0]))
     # Very wide frames would make a column of one; their height gives way.
@@ -114,7 +88,7 @@ def _scaled(frame: Tensor, height: int) -> Image.Image:
     return Image.fromarray(data).resize((width, height), Image.Resampling.BOX if smaller else Image.Resampling.BICUBIC)
 
 
-def _outline(picture: Image.Image, box: list[float], colour: tuple[int, int, int]) -> None:
+def outline(picture: Image.Image, box: list[float], colour: tuple[int, int, int]) -> None:
     draw = ImageDraw.Draw(picture)
     x0, y0, x1, y1 = (round(edge) for edge in box)
     # A square that leaves the frame shows its visible part only, closed at the border.
@@ -123,14 +97,14 @@ def _outline(picture: Image.Image, box: list[float], colour: tuple[int, int, int
         draw.rectangle((x0, y0, x1, y1), outline=colour, width=2)
 
 
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+def font_of(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size=size)
 
 
-def _cell(
+def cell(
     pictures: list[Image.Image], caption: str, note: tuple[str, tuple[int, int, int]] | None, *, above: bool = False
 ) -> Image.Image:
-    font = _font(13)
+    font = font_of(13)
     needed = font.getlength(caption) + (font.getlength(f"   {note[0]}") if note else 0)
     height = max(picture.height for picture in pictures)
     width = max(sum(picture.width for picture in pictures) + 2 * (len(pictures) - 1), int(needed) + 2)
@@ -148,7 +122,7 @@ def _cell(
     return cell
 
 
-def _columns(columns: int | None, cells: list[Image.Image], *, limit: int) -> int:
+def chosen_columns(columns: int | None, cells: list[Image.Image], *, limit: int) -> int:
     if columns is not None:
         _check_positive("columns", columns)
         return min(columns, len(cells))
@@ -157,7 +131,7 @@ def _columns(columns: int | None, cells: list[Image.Image], *, limit: int) -> in
     return max(1, min(limit, len(cells), round((1.5 * len(cells) * height / width) ** 0.5)))
 
 
-def _grid(cells: list[Image.Image], columns: int) -> Image.Image:
+def grid(cells: list[Image.Image], columns: int) -> Image.Image:
     width, height = max(cell.width for cell in cells), max(cell.height for cell in cells)
     rows = -(-len(cells) // columns)
     size = (columns * (width + GAP) - GAP, rows * (height + GAP) - GAP)
@@ -167,13 +141,23 @@ def _grid(cells: list[Image.Image], columns: int) -> Image.Image:
     return grid
 
 
-def _page(body: Image.Image, heading: str | None, lines: list[str]) -> np.ndarray:
-    large, small = _font(18), _font(14)
+def stacked(pictures: list[Image.Image], gap: int) -> Image.Image:
+    """Pictures below each other."""
+    size = (max(p.width for p in pictures), sum(p.height for p in pictures) + gap * (len(pictures) - 1))
+    whole, y = Image.new("RGB", size, BACKGROUND), 0
+    for picture in pictures:
+        whole.paste(picture, (0, y))
+        y += picture.height + gap
+    return whole
+
+
+def page(body: Image.Image, heading: str | None, lines: list[str]) -> np.ndarray:
+    large, small = font_of(18), font_of(14)
     texts = ([(heading, large, TEXT, 26)] if heading else []) + [(line, small, FAINT, 20) for line in lines]
     wrapped = [
         (part, font, colour, step)
         for text, font, colour, step in texts
-        for part in _wrap(text, font, max(body.width, 320))
+        for part in wrap(text, font, max(body.width, 320))
     ]
     head = sum(step for *_, step in wrapped) + (GAP if wrapped else 0)
     width = max([body.width, *(int(font.getlength(text)) + 1 for text, font, *_ in wrapped)])
@@ -186,7 +170,7 @@ def _page(body: Image.Image, heading: str | None, lines: list[str]) -> np.ndarra
     return np.asarray(page)
 
 
-def _wrap(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> list[str]:
+def wrap(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> list[str]:
     lines = [""]
     for word in text.split(" "):
         longer = f"{lines[-1]} {word}" if lines[-1] else word
