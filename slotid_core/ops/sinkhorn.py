@@ -39,7 +39,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-TILE = 1 << 17  # scores in a tile: half a megabyte in float32, which stays in a core's own cache
+TILE = 1 << 16  # scores in a tile: a quarter of a megabyte in float32; a few of them stay in a core's own cache
 KEPT = 1 << 22  # scores kept from one iteration to the next; a problem with more makes them anew
 SPREAD = 30.0  # float32 holds exp(-87): weights that were rounded to 0 stay below exp(30 - 87) of their column
 
@@ -106,7 +106,7 @@ def forward(
     potentials, row_masses = (q.new_empty(P, iterations, S, dtype=dtype) for _ in range(2))
     grams = q.new_empty(P, iterations - 1 if with_grams else 0, S, S, dtype=dtype)
     flat_a = log_a.reshape(P, S)
-    for some, tokens in _groups(q, k, v, log_b, eps):
+    for some, tokens in _groups(q, k, v, log_b, eps, TILE):
         a = flat_a[some].to(dtype)
         weights = _Weights(tokens, _start(tokens, a))
         for step in range(iterations - 1):
@@ -142,7 +142,8 @@ def backward(
     made = Gradients(*(t.new_empty(P, *t.shape[len(batch) :]) for t in (q, k, v, log_a, log_b)))
     flat = [t.reshape(P, *t.shape[len(batch) :]) for t in (q, log_a, out, d_out, d_row_mass, *state)]
     d_plans = None if d_plan is None else d_plan.reshape(P, *d_plan.shape[-2:])
-    for some, tokens in _groups(q, k, v, log_b, eps):
+    # Twice as many tensors of a tile's size live at once as in the forward pass.
+    for some, tokens in _groups(q, k, v, log_b, eps, TILE // 2):
         q_, a, out_, d_out_, d_mass, f, r, grams = (t[some].to(dtype) for t in flat)
         d_read = _divide(d_out_, r[:, -1].unsqueeze(-1))
         d_mass = (d_mass - (d_read * out_).sum(-1)).unsqueeze(-1)
@@ -168,13 +169,14 @@ def backward(
             d_b = M.sum(-2, keepdim=True)
             d_x = M.addcmul_(A, d_b, value=-1).mul_(tile.b)
             made.v[some, tile.where] = A.mul_(tile.b).mT @ d_read
+            del A
             for base, steps in sharing:
                 weights = E if base is None else _weights(x, base)[0]
                 u = _scaling(_moves(f[:, steps], f[:, -1] if base is None else base))
                 uy = u * y[:, steps]
                 c = _one_for_zero(u @ weights)
                 w, s = tile.b / c, (uy @ weights) / c
-                d_x.addcmul_(weights, u.mT @ (w * s) - uy.mT @ w)
+                d_x.addcmul_(weights, (u.mT @ (w * s)).baddbmm_(uy.mT, w, alpha=-1))
                 d_b = d_b - s.sum(-2, keepdim=True)
             # The start: f_0 = log a - logsumexp_j(x_ij + log b_j).
             start = x.add_(tile.log_b).sub_(at_start.unsqueeze(-1)).exp_().mul_(chain.unsqueeze(-1))
@@ -189,17 +191,18 @@ def backward(
 class _Tokens:
     """The tokens of some problems [g], in tiles."""
 
-    def __init__(self, q: Tensor, k: Tensor, v: Tensor, log_b: Tensor, eps: float) -> None:
+    def __init__(self, q: Tensor, k: Tensor, v: Tensor, log_b: Tensor, eps: float, size: int) -> None:
         dtype = precision(q, eps)
         self.q, self.k, self.v, self.log_b, self.dtype = q.to(dtype), k, v, log_b, dtype
         self.scale = 1.0 / (math.sqrt(q.shape[-1]) * eps)
-        self.problems, self.slots, self.count = *q.shape[:2], k.shape[-2]
+        self.scores, self.count = q.shape[0] * q.shape[1], k.shape[-2]
+        self.length = max(1, size // self.scores)
         # On the CPU a look at the values costs nothing; elsewhere it would wait for the device.
         self.may_look = q.device.type == "cpu"
 
     def tiles(self) -> Iterator[_Tile]:
-        length = max(1, TILE // (self.problems * self.slots))
-        return (_Tile(self, slice(first, min(first + length, self.count))) for first in range(0, self.count, length))
+        firsts = range(0, self.count, self.length)
+        return (_Tile(self, slice(first, min(first + self.length, self.count))) for first in firsts)
 
 
 class _Tile:
@@ -236,7 +239,7 @@ class _Weights:
 
     def __init__(self, tokens: _Tokens, potential: Tensor) -> None:
         self.tokens = tokens
-        self.keeps = tokens.problems * tokens.slots * tokens.count <= KEPT
+        self.keeps = tokens.scores * tokens.count <= KEPT
         self._rest(potential)
 
     def potential(self) -> Tensor:
@@ -310,15 +313,17 @@ class _LastStep(NamedTuple):
         return E, A, d_A.mul_(A)
 
 
-def _groups(q: Tensor, k: Tensor, v: Tensor, log_b: Tensor, eps: float) -> Iterator[tuple[slice, _Tokens]]:
-    """Problems, as many at once as fill a tile."""
+def _groups(
+    q: Tensor, k: Tensor, v: Tensor, log_b: Tensor, eps: float, size: int
+) -> Iterator[tuple[slice, _Tokens]]:
+    """Problems, as many at once as fill a tile of `size` scores."""
     P = math.prod(q.shape[:-2])
     q, k, v = (t.reshape(P, *t.shape[-2:]) for t in (q, k, v))
     log_b = log_b.reshape(P, -1)
-    size = max(1, TILE // (q.shape[-2] * k.shape[-2]))
-    for first in range(0, P, size):
-        some = slice(first, first + size)
-        yield some, _Tokens(q[some], k[some], v[some], log_b[some], eps)
+    count = max(1, size // (q.shape[-2] * k.shape[-2]))
+    for first in range(0, P, count):
+        some = slice(first, first + count)
+        yield some, _Tokens(q[some], k[some], v[some], log_b[some], eps, size)
 
 
 def _start(tokens: _Tokens, log_a: Tensor) -> Tensor:

@@ -23,14 +23,17 @@ from .triton_forward import merged_sum
 from .triton_tiles import (
     LOG2E,
     NOTHING,
+    added,
     assignment,
     divide,
+    empty_sum,
     product,
     scores,
     slot_rows,
     slot_vector,
     store_slot_rows,
     store_slot_vector,
+    summed,
     token_marginal,
     token_rows,
 )
@@ -74,7 +77,7 @@ def _walk_1(k, sk_n, sk_d, v, sv_n, sv_d, log_b, sb_n, q, f, d_read, d_each, d_p
             D: tl.constexpr, DV: tl.constexpr, S_PAD: tl.constexpr, D_PAD: tl.constexpr, DV_PAD: tl.constexpr,
             BLOCK_N: tl.constexpr, PLAN: tl.constexpr, RELOAD: tl.constexpr, WORK: tl.constexpr):  # fmt: skip
     """lambda; f: where the last step's potentials lie."""
-    chain = tl.zeros([BLOCK_N, S_PAD], tl.float32)
+    chain = empty_sum(BLOCK_N, S_PAD, RELOAD)
     q_kept = slot_rows(q, S, D, S_PAD, D_PAD)
     d_read_kept = slot_rows(d_read, S, DV, S_PAD, DV_PAD)
     for first in range(begin, end, BLOCK_N):
@@ -88,8 +91,8 @@ def _walk_1(k, sk_n, sk_d, v, sv_n, sv_d, log_b, sb_n, q, f, d_read, d_each, d_p
             x, slot_vector(f + again, S, NOTHING, S_PAD), lb, values, wanted,
             slot_vector(d_each + again, S, 0.0, S_PAD), d_plan, tokens, end, S, N, S_PAD, PLAN, WORK,
         )  # fmt: skip
-        chain += dz
-    return tl.sum(chain, 0)
+        chain = added(chain, dz, RELOAD)
+    return summed(chain, RELOAD)
 
 
 @triton.jit

@@ -21,8 +21,10 @@ import triton.language as tl
 from .triton_tiles import (
     LOG2E,
     NOTHING,
+    added,
     assignment,
     divide,
+    empty_sum,
     first_potential,
     next_potential,
     product,
@@ -31,6 +33,7 @@ from .triton_tiles import (
     slot_vector,
     store_slot_rows,
     store_slot_vector,
+    summed,
     token_marginal,
     token_rows,
 )
@@ -63,7 +66,7 @@ def _mass_walk(k, sk_n, sk_d, log_b, sb_n, q, f, scale, begin, end, S, zero,
                D: tl.constexpr, S_PAD: tl.constexpr, D_PAD: tl.constexpr, BLOCK_N: tl.constexpr,
                GRAMS: tl.constexpr, RELOAD: tl.constexpr, WORK: tl.constexpr):  # fmt: skip
     """r and, with GRAMS, G (else zeros) of one step."""
-    masses = tl.zeros([BLOCK_N, S_PAD], tl.float32)
+    masses = empty_sum(BLOCK_N, S_PAD, RELOAD)
     gram = tl.zeros([S_PAD, S_PAD], tl.float32)
     kept = slot_rows(q, S, D, S_PAD, D_PAD)
     for first in range(begin, end, BLOCK_N):
@@ -72,10 +75,10 @@ def _mass_walk(k, sk_n, sk_d, log_b, sb_n, q, f, scale, begin, end, S, zero,
         keys = token_rows(k, sk_n, sk_d, tokens, lb, D, D_PAD)
         A = assignment(scores(keys, slots, scale, WORK), f)
         P = A * tl.exp2(lb)[:, None]
-        masses += P
+        masses = added(masses, P, RELOAD)
         if GRAMS:
             gram += product(tl.trans(P), A, WORK)
-    return tl.sum(masses, 0), gram
+    return summed(masses, RELOAD), gram
 
 
 @triton.jit
@@ -83,7 +86,7 @@ def _read_walk(k, sk_n, sk_d, v, sv_n, sv_d, log_b, sb_n, q, f, plan, scale, beg
                D: tl.constexpr, DV: tl.constexpr, S_PAD: tl.constexpr, D_PAD: tl.constexpr, DV_PAD: tl.constexpr,
                BLOCK_N: tl.constexpr, PLAN: tl.constexpr, RELOAD: tl.constexpr, WORK: tl.constexpr):  # fmt: skip
     """r and P v of the last step; writes the plan."""
-    masses = tl.zeros([BLOCK_N, S_PAD], tl.float32)
+    masses = empty_sum(BLOCK_N, S_PAD, RELOAD)
     read = tl.zeros([S_PAD, DV_PAD], tl.float32)
     kept = slot_rows(q, S, D, S_PAD, D_PAD)
     for first in range(begin, end, BLOCK_N):
@@ -91,12 +94,12 @@ def _read_walk(k, sk_n, sk_d, v, sv_n, sv_d, log_b, sb_n, q, f, plan, scale, beg
         tokens, lb = token_marginal(log_b, sb_n, first, end, BLOCK_N)
         keys = token_rows(k, sk_n, sk_d, tokens, lb, D, D_PAD)
         P = assignment(scores(keys, slots, scale, WORK), f) * tl.exp2(lb)[:, None]
-        masses += P
+        masses = added(masses, P, RELOAD)
         if PLAN:
             _store_plan(plan, P, tokens, end, S, N, S_PAD)
         values = token_rows(v, sv_n, sv_d, tokens, lb, DV, DV_PAD)
         read += _read(P, values, WORK)
-    return tl.sum(masses, 0), read
+    return summed(masses, RELOAD), read
 
 
 @triton.jit

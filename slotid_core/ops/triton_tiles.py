@@ -11,7 +11,10 @@ Hazards that every kernel minds:
   * offsets are int64: k of a long clip passes 2^31 elements before it fills a card;
   * what belongs to the slots is the same for every tile, and the compiler would keep it in registers throughout, in
     every layout it is used in. With many slots that spills. Under RELOAD it is loaded anew for each tile, at an offset
-    of `first * zero`: zero is an argument that is always 0, which the compiler cannot know.
+    of `first * zero`: zero is an argument that is always 0, which the compiler cannot know. For the same reason sums
+    over tokens are then kept as vectors, at the price of a reduction for each tile;
+  * a softmax over slots wants whole rows within a warp, so the compiler gives every warp 16 rows: more warps than
+    BLOCK_N / 16 would do the same work twice.
 """
 
 import triton
@@ -127,3 +130,29 @@ def first_potential(log_a, top, total):
 def next_potential(f, log_a, mass):
     """f + log a - log r; unchanged for a slot that is off or a problem with no tokens."""
     return f + tl.where(mass == 0.0, 0.0, log_a - tl.log2(mass))
+
+
+@triton.jit
+def empty_sum(BLOCK_N: tl.constexpr, S_PAD: tl.constexpr, RELOAD: tl.constexpr):
+    """Where a sum over tokens [S_PAD] begins."""
+    if RELOAD:
+        return tl.zeros([S_PAD], tl.float32)
+    else:
+        # Added up element by element and reduced once, at the end.
+        return tl.zeros([BLOCK_N, S_PAD], tl.float32)
+
+
+@triton.jit
+def added(total, values, RELOAD: tl.constexpr):
+    if RELOAD:
+        return total + tl.sum(values, 0)
+    else:
+        return total + values
+
+
+@triton.jit
+def summed(total, RELOAD: tl.constexpr):
+    if RELOAD:
+        return total
+    else:
+        return tl.sum(total, 0)

@@ -74,18 +74,12 @@ def chosen(problem: Problem) -> Launch:
 
 
 def default(problem: Problem) -> Launch:
-    """A launch that compiles without spills on every architecture and is never foolish."""
-    slots, wide = problem.slots, max(problem.slots, problem.d, problem.dv)
-    if problem.direction == FORWARD:
-        if may_be_resident(problem):
-            held = power_of_two(problem.tokens)
-            return Launch(RESIDENT, held, max(4, held * slots // 1024))
-        block = 64 if slots < 128 else 32
-        warps = 4 if slots <= 32 and wide <= 64 else 8
-    else:
-        block, warps = 64 if wide <= 64 else 32, 8
+    """A launch that is never foolish; up to 64 slots it compiles without spills on every architecture."""
+    if problem.direction == FORWARD and may_be_resident(problem):
+        held = power_of_two(problem.tokens)
+        return Launch(RESIDENT, held, min(held // 16, max(4, held * problem.slots // 1024)))
     alone = problem.tokens <= 2048 or problem.count >= 2 * problem.processors
-    return Launch(STREAM if alone else SPLIT, block, warps)
+    return Launch(STREAM if alone else SPLIT, 64, 4)
 
 
 def may_be_resident(problem: Problem) -> bool:
