@@ -11,17 +11,18 @@ from .bootstrap import Bootstrap, Estimate, Group
 from .metrics import Array, Metric
 from .results import NONE, ROUND_TRIP, TRUTH, Run
 
-WRONG = "wrong"
+WRONG, FOLLOWED = "wrong", "followed"
 FULL = "full"
 # From ceiling to floor: the order of every table.
 _CLIPS = [name for name, variant in VARIANTS.items() if variant.reference == "clip"][::-1]
 _PHOTOS = [name for name, variant in VARIANTS.items() if variant.reference not in ("clip", "parameters")][::-1]
-ORDER = (TRUTH, ROUND_TRIP, "oracle", *_CLIPS, *_PHOTOS, NONE, WRONG)
+ORDER = (TRUTH, ROUND_TRIP, "oracle", *_CLIPS, *_PHOTOS, NONE, WRONG, FOLLOWED)
 LABELS = {
     TRUTH: "real renders",
     ROUND_TRIP: "real renders through the VAE",
     NONE: "no identity",
     WRONG: "full, wrong reference",
+    FOLLOWED: "the same, against the reference's person",
     **{name: variant.says for name, variant in VARIANTS.items()},
 }
 
@@ -66,7 +67,25 @@ def conditions_of(rows: dict[str, Array], runs: list[Run]) -> dict[str, Conditio
             Group(np.tile(rows["person"], len(own)), np.repeat([run.seed or 0 for run in own], count)),
             tuple(own),
         )
+    if WRONG in found:
+        found[FOLLOWED] = _followed(found[WRONG])
     return found
+
+
+def _followed(wrong: Condition) -> Condition:
+    """The videos with the wrong reference, held against the person whom the reference shows: the next one."""
+    videos, count = len(wrong.true["person"]), len(np.unique(wrong.true["person"]))
+    each = videos // (count * len(wrong.runs))
+    scene = ("person", "number", "pose", "expression", "background", "yaw")
+
+    def following(values: Array) -> Array:
+        return np.roll(values.reshape(-1, count, each), -1, axis=1).reshape(videos)
+
+    # The next person is the first of the others whose galleries a video was compared with.
+    own, others = wrong.made["similarity"], wrong.made["impostors"]
+    made = {**wrong.made, "similarity": others[:, 0], "impostors": np.column_stack([own, others[:, 1:]])}
+    true = {name: values if name in scene else following(values) for name, values in wrong.true.items()}
+    return Condition(FOLLOWED, made, true, wrong.group, wrong.runs)
 
 
 def _key(run: Run) -> str:

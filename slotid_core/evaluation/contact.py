@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..demo.clips import reference_clips
 from ..sheets import rows_sheet, save_image
-from .conditions import FULL, LABELS, WRONG, Condition
+from .conditions import FOLLOWED, FULL, LABELS, WRONG, Condition
 from .design import REFERENCE_TAKE
 from .renders import to_bytes
 from .results import NONE, TRUTH, Settings, strip_path
@@ -28,7 +28,8 @@ def write_sheets(folder: Path, pictures: Path, settings: Settings, conditions: d
     evaluation_people.png: one person a row; reference, photo, clip, wrong reference, no identity, truth.
     evaluation_smile.png: one smiling person, one condition a row, as the smile forms.
     """
-    strips = {key: strip for key, condition in conditions.items() if (strip := _strip(folder, condition)) is not None}
+    strips = {key: _strip(folder, condition) for key, condition in conditions.items() if key != FOLLOWED}
+    strips = {key: strip for key, strip in strips.items() if strip is not None}
     if TRUTH not in strips:
         return []
     pictures.mkdir(parents=True, exist_ok=True)

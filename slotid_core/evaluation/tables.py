@@ -12,7 +12,7 @@ import numpy as np
 from ..demo.prompts import POSES
 from . import measures as m
 from .bootstrap import Bootstrap, Estimate
-from .conditions import FULL, NONE, WRONG, Condition
+from .conditions import FOLLOWED, FULL, NONE, WRONG, Condition
 from .probe import EMBEDDING_FILE, PROBE_FILE, described
 from .results import ROUND_TRIP, TRUTH
 from .targets import HUES, KINDS, NUMERIC, VOCABULARIES
@@ -21,7 +21,7 @@ READABLE = 0.7
 # What a reader wants to tell apart at a glance.
 COMPARED = (TRUTH, "oracle", FULL, "mean", "frontal", "first", NONE, WRONG)
 # What the full encoder is not compared with.
-_UNTRAINED = (TRUTH, ROUND_TRIP)
+_NOT_COMPARED = (TRUTH, ROUND_TRIP, FOLLOWED)
 
 
 def words(name: str) -> str:
@@ -140,7 +140,7 @@ class Tables:
         full = self.conditions[FULL]
         rows = []
         for key, other in self.conditions.items():
-            if key in (FULL, *_UNTRAINED):
+            if key in (FULL, *_NOT_COMPARED):
                 continue
             pairs = [
                 ((measure(full), full.group, full.key), (measure(other), other.group, other.key))

@@ -19,6 +19,7 @@ from slotid_core.sheets import save_image
 
 pytest.importorskip("matplotlib")
 PEOPLE = 20
+SCENE = ("pose", "expression", "background", "yaw")
 WORDS = {"pose": 5, "expression": 3, "background": 5}
 
 
@@ -56,10 +57,15 @@ def results(tmp_path):
         ("none", "none", False, None, 0.0),
         ("full.0", "full", False, 0, 0.9),
         ("full.1", "full", False, 1, 0.9),
-        ("full.0.wrong", "full", True, 0, 0.0),
+        ("full.0.wrong", "full", True, 0, 0.9),
         ("first.0", "first", False, 0, 0.6),
     ):
-        write_run(folder, Run(name, variant, wrong, seed, seed and 9, readings(rows, share, rng), {}))
+        shown = {key: np.roll(values, -5) if wrong else values for key, values in rows.items()}
+        columns = readings({**shown, **{key: rows[key] for key in SCENE}}, share, rng)
+        if wrong:
+            own, others = columns["similarity"], columns["impostors"]
+            columns |= {"similarity": others[:, 0], "impostors": np.column_stack([own, others[:, 1:]])}
+        write_run(folder, Run(name, variant, wrong, seed, seed and 9, columns, {}))
         strip = np.full((6 * 16, 5 * 16, 3), 20 * len(name), np.uint8)
         strip_path(folder, name).parent.mkdir(exist_ok=True)
         save_image(strip_path(folder, name), strip)
@@ -70,7 +76,7 @@ def test_tables_say_what_is_in_the_results(results):
     rows, runs = read_study(results)[1], read_runs(results)
     conditions = conditions_of(rows, runs)
     # From ceiling to floor; what was not run has no row.
-    assert list(conditions) == ["truth", "full", "first", "none", "wrong"]
+    assert list(conditions) == ["truth", "full", "first", "none", "wrong", "followed"]
     assert len(conditions["full"].group.person) == 2 * 5 * PEOPLE and set(conditions["full"].group.seed) == {0, 1}
     tables = Tables(conditions, Bootstrap(rows["person"], 100))
     summary = tables.summary()
@@ -82,6 +88,9 @@ def test_tables_say_what_is_in_the_results(results):
     assert tables._known["wrong", "looks (mean R²)"].high < 0
     assert abs(tables._known["none", "hidden mark, kind"].value - 1 / 3) < 0.15
     assert abs(tables._known["none", "dynamic signature (mean r)"].value) < 0.2
+    # The wrong reference's videos show the next person: judged as that person, they are right again.
+    assert tables._known["followed", "looks (mean R²)"].value > 0.75
+    assert tables._known["followed", "likeness (cosine)"].value > 0.8
     differences = tables.differences()
     assert "real renders" not in differences and "full: Sinkhorn" not in differences
     assert "first frame | 0.3" in differences
