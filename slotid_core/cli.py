@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from . import __version__
-from .commands import demo, encode, generate, inspect, train
+from .commands import demo, encode, generate, inspect, likeness, train
 from .commands import eval as evaluate
 from .errors import SlotIDError, SlotIDWarning
 
@@ -35,7 +35,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"slotid {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (demo, encode, generate, inspect, train, evaluate):
+    for command in (demo, encode, generate, inspect, likeness, train, evaluate):
         sub = commands.add_parser(
             command.__name__.rpartition(".")[2],
             help=command.SUMMARY,
