@@ -108,7 +108,8 @@ def read_identity(
 ) -> tuple[Identity, RoutingTrace]:
     from ..pipelines.wan import encode_video
 
-    return model.to(device).encode_with_routing(faces, encode_video(vae), consent=consent)
+    identity, trace = model.to(device).encode_with_routing(faces, encode_video(vae), consent=consent)
+    return identity.with_routing(trace), trace
 
 
 def write_sheet(path: Path, faces: Faces, words: str) -> None:

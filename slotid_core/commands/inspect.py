@@ -32,7 +32,9 @@ examples:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help="the file to look into")
-    parser.add_argument("--sheet", type=Path, metavar="FILE", help="also write the contact sheet of a video (.png)")
+    parser.add_argument(
+        "--sheet", type=Path, metavar="FILE", help="also write the sheet of a video or of an identity (.png)"
+    )
     add_force_option(parser)
     add_face_options(parser)
     add_part_options(parser)
@@ -67,15 +69,19 @@ def describe(path: Path, args: argparse.Namespace) -> Iterator[str]:
     header = read_header(path)
     kind = header.metadata.get("format", "")
     if kind == "slot-id-identity":
-        yield from _identity(path)
+        yield from _identity(path, args.sheet)
     else:
         yield from _model(path) if kind == "slot-id" else _backbone(path, header)
 
 
-def _identity(path: Path) -> Iterator[str]:
+def _identity(path: Path, sheet: Path | None) -> Iterator[str]:
     from ..identity import Identity
+    from ..identity_card import identity_card
+    from ..sheets import save_image
 
     identity = Identity.load(path)
+    if sheet:
+        save_image(sheet, identity_card(identity, title=path.name))
     tokens, width = identity.tokens.shape
     yield f"An identity: {tokens} tokens of width {width} ({tokens // 2} of appearance, {tokens // 2} of dynamics)."
     yield from identity.report().splitlines()
