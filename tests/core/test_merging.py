@@ -1,0 +1,244 @@
+"""Identities combined: slots matched, agreement averaged, disagreement kept, provenance told."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from slotid_core import checkpoint, cli
+from slotid_core.config import Backbone
+from slotid_core.errors import SlotIDError
+from slotid_core.identity import Identity
+from slotid_core.identity_card import identity_card
+from slotid_core.merging import blend_identities, coverage_weight, match_slots, merge_identities
+
+SLOTS, WIDTH = 6, 32
+
+
+def identity(seed=0, tokens=None, source="a.mp4", routing=True, frames=9, poses=(), consent=""):
+    generator = torch.Generator().manual_seed(seed)
+    maps = torch.zeros(SLOTS, 4, 4)
+    maps.flatten(1)[torch.arange(SLOTS), torch.arange(SLOTS)] = 1.0
+    return Identity(
+        tokens=torch.randn(2 * SLOTS, WIDTH, generator=generator) if tokens is None else tokens,
+        thumbnails=torch.full((2, 64, 64, 3), seed, dtype=torch.uint8),
+        coverage={"frames": frames, "detected": frames, "detector": "dlib", "poses": [list(p) for p in poses]},
+        model_name="model.safetensors",
+        model_hash="ab" * 32,
+        backbone=Backbone("wan2.1", width=64, depth=2),
+        source=source,
+        source_hash=f"{seed:064d}",
+        frames_used=tuple(i / 16 for i in range(frames)),
+        consent=consent,
+        routing=maps if routing else None,
+    )
+
+
+def shuffled(one: Identity, order, noise=0.0, **changes) -> Identity:
+    """The same person read with the slots in another order, and a little differently."""
+    order = torch.tensor(order)
+    generator = torch.Generator().manual_seed(99)
+    tokens = torch.cat([one.tokens[:SLOTS][order], one.tokens[SLOTS:][order]])
+    tokens = tokens + noise * torch.randn(tokens.shape, generator=generator)
+    routing = None if one.routing is None else one.routing[order]
+    return replace(one, tokens=tokens, routing=routing, **changes)
+
+
+ORDER = [3, 1, 5, 0, 2, 4]
+
+
+@pytest.mark.parametrize("routing", [True, False])
+def test_slots_are_matched_whatever_their_order(routing):
+    one = identity(routing=routing)
+    pairs = match_slots(one, shuffled(one, ORDER, noise=0.3))
+    assert [mine for mine, _ in pairs] == list(range(SLOTS))
+    assert [ORDER[theirs] for _, theirs in pairs] == list(range(SLOTS))
+
+
+def test_routing_decides_between_tokens_that_are_alike():
+    tokens = torch.ones(2 * SLOTS, WIDTH) + 1e-6 * torch.randn(2 * SLOTS, WIDTH)
+    one = identity(tokens=tokens)
+    other = replace(one, tokens=torch.randn(2 * SLOTS, WIDTH) * 1e-6 + 1, routing=one.routing[torch.tensor(ORDER)])
+    # The tokens' own cosines are noise of either sign; six places that fit exactly outweigh them.
+    gained = sum(ORDER[theirs] == mine for mine, theirs in match_slots(one, other))
+    assert gained >= 4
+
+
+def test_merging_an_identity_with_itself_changes_nothing():
+    one = identity()
+    merged = merge_identities([one, shuffled(one, ORDER)])
+    assert torch.allclose(merged.tokens, one.tokens, atol=1e-5)
+    assert torch.allclose(merged.routing, one.routing, atol=1e-6)
+
+
+def test_slots_that_agree_are_averaged_without_getting_shorter():
+    one = identity()
+    other = shuffled(one, range(SLOTS), noise=0.4, source="b.mp4")
+    merged = merge_identities([one, other])
+    assert merged.tokens.shape == one.tokens.shape
+    mean = (one.tokens + other.tokens) / 2
+    assert torch.nn.functional.cosine_similarity(merged.tokens, mean, dim=-1).min() > 0.99
+    lengths = (one.tokens.norm(dim=-1) + other.tokens.norm(dim=-1)) / 2
+    assert torch.allclose(merged.tokens.norm(dim=-1), lengths, rtol=1e-4)
+    assert (mean.norm(dim=-1) < lengths).all(), "a plain mean is shorter"
+
+
+def test_slots_that_disagree_are_kept_side_by_side_and_not_blurred():
+    one = identity()
+    tokens = one.tokens.clone()
+    tokens[[2, SLOTS + 2]] = -tokens[[2, SLOTS + 2]]
+    merged = merge_identities([one, replace(one, tokens=tokens, source="b.mp4")])
+    assert merged.tokens.shape == (2 * (SLOTS + 1), WIDTH)
+    assert torch.allclose(merged.tokens[2], one.tokens[2], atol=1e-5)
+    assert torch.allclose(merged.tokens[3], tokens[2], atol=1e-5)
+    assert torch.allclose(merged.tokens[SLOTS + 1 + 3], tokens[SLOTS + 2], atol=1e-5), "dynamics stay with their slot"
+    assert "6 slots matched, 1 kept beside them" in merged.report()
+    again = merge_identities([merged, one])
+    assert len(again.tokens) == len(merged.tokens), "a merged identity can be merged again"
+
+
+def test_weights_follow_coverage_and_decide():
+    frontal, sweep = identity(poses=[(0, 0)] * 9), identity(1, poses=[(0, 0), (20, 0), (-20, 0)])
+    assert (coverage_weight(frontal), coverage_weight(sweep)) == (9, 27)
+    merged = merge_identities([frontal, sweep])
+    assert [part["weight"] for part in merged.coverage["parts"]] == [0.25, 0.75]
+    one = identity()
+    other = shuffled(one, range(SLOTS), noise=0.4)
+    heavy = merge_identities([one, other], weights=[1, 0])
+    assert torch.allclose(heavy.tokens, one.tokens, atol=1e-3)
+
+
+def test_a_slot_that_looked_everywhere_counts_little():
+    one = identity()
+    routing = one.routing.clone()
+    routing[0] = 1 / 16
+    other = shuffled(one, range(SLOTS), noise=0.4)
+    other = replace(other, routing=routing)
+    merged = merge_identities([one, other])
+    away = (merged.tokens - one.tokens).norm(dim=-1) / (other.tokens - one.tokens).norm(dim=-1)
+    assert away[0] < 0.01 and away[1] > 0.3
+
+
+def test_a_photo_takes_no_part_in_the_dynamics():
+    clip = identity()
+    photo = shuffled(clip, range(SLOTS), noise=0.3, frames_used=(0.0,))
+    merged = merge_identities([clip, photo])
+    assert torch.allclose(merged.tokens[SLOTS:], clip.tokens[SLOTS:], atol=1e-5)
+    assert not torch.allclose(merged.tokens[:SLOTS], clip.tokens[:SLOTS], atol=1e-2)
+
+
+def test_order_does_not_matter():
+    one, other = identity(poses=[(0, 0), (30, 0)]), shuffled(identity(), ORDER, noise=0.3)
+    assert torch.allclose(merge_identities([one, other]).tokens, merge_identities([other, one]).tokens, atol=1e-5)
+
+
+def test_a_merged_identity_tells_of_its_clips_and_keeps_in_a_file(tmp_path):
+    merged = merge_identities([identity(0, source="left.mp4", consent="Ann, 2026"), identity(1, source="right.mp4")])
+    merged.save(tmp_path / "merged.safetensors")
+    back = Identity.load(tmp_path / "merged.safetensors")
+    assert torch.equal(back.tokens, merged.tokens) and torch.equal(back.routing, merged.routing)
+    assert back.coverage == merged.coverage
+    report = back.report()
+    assert "Merged from 2 clips of one person:" in report and "- 50% left.mp4" in report
+    assert "left.mp4: Ann, 2026; right.mp4: no note" in report
+    assert back.thumbnails[:, 0, 0, 0].tolist() == [0, 1, 0, 1], "each clip is seen"
+
+
+# --- two people -------------------------------------------------------------------------------------------------
+
+
+def angle(a, b) -> float:
+    return float(torch.arccos(torch.nn.functional.cosine_similarity(a, b, dim=0)))
+
+
+def test_a_blend_goes_from_one_to_the_other():
+    one, other = identity(0, source="a.mp4"), shuffled(identity(1), ORDER, source="b.mp4")
+    assert torch.equal(blend_identities(one, other, share=0).tokens, one.tokens)
+    assert torch.equal(blend_identities(one, other, share=1).tokens, other.tokens)
+    tokens = blend_identities(one, other, share=0.3).tokens
+    pairs = dict(match_slots(one, other))
+    for slot in range(SLOTS):
+        a, b, mid = one.tokens[slot], other.tokens[pairs[slot]], tokens[slot]
+        assert angle(a, mid) == pytest.approx(0.3 * angle(a, b), abs=1e-3)
+        assert float(mid.norm()) == pytest.approx(float(0.7 * a.norm() + 0.3 * b.norm()), rel=1e-4)
+    report = blend_identities(one, other, share=0.3).report()
+    assert "A blend of two people:" in report and "- 70% a.mp4" in report and "- 30% b.mp4" in report
+
+
+# --- refusals ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda a, b: merge_identities([a]),
+        lambda a, b: merge_identities([a, b], weights=[1]),
+        lambda a, b: merge_identities([a, b], weights=[0, 0]),
+        lambda a, b: merge_identities([a, b], weights=[1, float("nan")]),
+        lambda a, b: merge_identities([a, b], weights=[-1, 2]),
+        lambda a, b: blend_identities(a, b, share=1.2),
+        lambda a, b: blend_identities(a, b, share=float("nan")),
+    ],
+)
+def test_bad_arguments(call):
+    with pytest.raises(SlotIDError):
+        call(identity(0), identity(1))
+
+
+@pytest.mark.parametrize("combine", [lambda a, b: merge_identities([a, b]), blend_identities])
+def test_identities_of_two_models_name_both(combine):
+    other = replace(identity(1), model_name="other.safetensors", model_hash="cd" * 32)
+    with pytest.raises(SlotIDError) as caught:
+        combine(identity(0), other)
+    assert "model.safetensors" in caught.value.found and "other.safetensors" in caught.value.found
+
+
+# --- the file ---------------------------------------------------------------------------------------------------
+
+
+def test_files_without_routing_still_load(tmp_path):
+    identity(routing=False).save(tmp_path / "old.safetensors")
+    assert Identity.load(tmp_path / "old.safetensors").routing is None
+
+
+@pytest.mark.parametrize(
+    "coverage",
+    [
+        {"poses": "front"},
+        {"poses": [[1]]},
+        {"poses": [[1, "x"]]},
+        {"poses": [[1, float("nan")]]},
+        {"expressions": [1]},
+        {"expressions": {"smile": "much"}},
+        {"frames": "many"},
+        {"parts": [{}]},
+        {"parts": "two"},
+        [1, 2],
+    ],
+)
+def test_a_coverage_that_is_none_is_refused(tmp_path, coverage):
+    path = tmp_path / "bad.safetensors"
+    identity().save(path)
+    header = checkpoint.read_header(path)
+    tensors = {"tokens": identity().tokens, "thumbnails": identity().thumbnails}
+    checkpoint.write(path, tensors, {**header.metadata, "coverage": json.dumps(coverage)})
+    with pytest.raises(SlotIDError, match="damaged metadata"):
+        Identity.load(path)
+
+
+def test_routing_of_another_number_of_slots_is_refused(tmp_path):
+    replace(identity(), routing=torch.ones(SLOTS + 1, 4, 4)).save(tmp_path / "bad.safetensors")
+    with pytest.raises(SlotIDError, match="7 slots looked"):
+        Identity.load(tmp_path / "bad.safetensors")
+
+
+def test_the_card_shows_who_it_is(tmp_path, capsys):
+    card = identity_card(identity(200, poses=[(0, 0), (30, 10)]))
+    assert (card == 200).all(-1).sum() > 20_000, "the thumbnails"
+    identity().save(tmp_path / "a.safetensors")
+    assert cli.main(["inspect", str(tmp_path / "a.safetensors"), "--sheet", str(tmp_path / "card.png")]) == 0
+    assert (tmp_path / "card.png").stat().st_size > 1000
+    assert "12 tokens of width 32" in capsys.readouterr().out
