@@ -8,6 +8,9 @@ from .apply_node import Apply
 from .demo_nodes import DemoPrompt
 from .folders import register_folders
 from .identity_nodes import EncodeIdentity, LoadIdentity, LoadModel, SaveIdentity
+from .likeness_node import MeasureLikeness
+from .merge_nodes import BlendIdentities, MergeIdentities
+from .preview_nodes import RoutingPreview
 from .video_nodes import LoadReferenceVideo, PrepareFace
 
 NODES: list[type[io.ComfyNode]] = [
@@ -18,6 +21,10 @@ NODES: list[type[io.ComfyNode]] = [
     SaveIdentity,
     LoadIdentity,
     Apply,
+    MergeIdentities,
+    BlendIdentities,
+    RoutingPreview,
+    MeasureLikeness,
     DemoPrompt,
 ]
 

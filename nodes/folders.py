@@ -16,6 +16,7 @@ from ..slotid_core.errors import SlotIDError
 
 MODELS = "slot_id"
 IDENTITIES = "slot_id_identities"
+LIKENESS = "slot_id_likeness"
 
 _SAMPLE = " [temp]"
 _EXTENSION = ".safetensors"
@@ -24,15 +25,16 @@ _RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt
 
 
 def register_folders() -> None:
-    """Tell the host of `models/slot_id`, its identities, and the packaged demo files (for the stock loaders too)."""
+    """Tell the host of `models/slot_id`, its two libraries, and the packaged demo files (for the stock loaders too)."""
     own = os.path.join(folder_paths.models_dir, MODELS)
-    for kind, folder in ((MODELS, own), (IDENTITIES, os.path.join(own, "identities"))):
+    places = ((MODELS, own, _EXTENSION), (IDENTITIES, os.path.join(own, "identities"), _EXTENSION))
+    for kind, folder, extension in (*places, (LIKENESS, os.path.join(own, "likeness"), ".onnx")):
         # A read-only installation still loads models from elsewhere.
         with contextlib.suppress(OSError):
             os.makedirs(folder, exist_ok=True)
         folder_paths.add_model_folder_path(kind, folder)
         # An entry made by extra_model_paths.yaml knows no extensions, which the host reads as "any file".
-        folder_paths.folder_names_and_paths[kind] = (folder_paths.get_folder_paths(kind), {_EXTENSION})
+        folder_paths.folder_names_and_paths[kind] = (folder_paths.get_folder_paths(kind), {extension})
     for kind in ("diffusion_models", "vae", MODELS):
         folder_paths.add_model_folder_path(kind, str(ASSETS / kind))
 
@@ -44,6 +46,15 @@ def model_files() -> list[str]:
 
 def identity_files() -> list[str]:
     return folder_paths.get_filename_list(IDENTITIES)
+
+
+def likeness_files() -> list[str]:
+    """Names of networks for the likeness meters."""
+    return folder_paths.get_filename_list(LIKENESS)
+
+
+def likeness_path(name: str) -> str:
+    return _existing(LIKENESS, name, "models/slot_id/likeness")
 
 
 def model_path(name: str) -> str:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from comfy_api.latest import io, ui
 
 from ..slotid_core.identity import Identity
+from ..slotid_core.identity_card import identity_card
 from ..slotid_core.routing_sheet import routing_sheet
 from . import folders, sockets
 from .host import as_image, noted_warnings
 from .host_model import HostModel
 from .sockets import declare
-from .video_nodes import as_faces
+from .video_nodes import as_faces, preview
 
 
 class LoadModel(io.ComfyNode):
@@ -96,6 +99,11 @@ class EncodeIdentity(io.ComfyNode):
                     "identity", display_name="identity", tooltip="The person, for Apply and Save Identity."
                 ),
                 io.Image.Output("routing", display_name="routing", tooltip="What each slot looked at, over time."),
+                sockets.Routing.Output(
+                    "routing_plan",
+                    display_name="routing plan",
+                    tooltip="The plan itself, for Routing Preview.",
+                ),
             ],
         )
 
@@ -105,7 +113,9 @@ class EncodeIdentity(io.ComfyNode):
             prepared = as_faces(faces)
             identity, trace = slotid_model.encode(prepared, vae, consent)
         picture = as_image(routing_sheet(prepared, trace))
-        return io.NodeOutput(identity, picture, ui=ui.PreviewImage(picture, cls=cls))
+        return io.NodeOutput(
+            identity.with_routing(trace), picture, (prepared, trace), ui=ui.PreviewImage(picture, cls=cls)
+        )
 
 
 class SaveIdentity(io.ComfyNode):
@@ -118,9 +128,9 @@ class SaveIdentity(io.ComfyNode):
             node_id="SlotIDSaveIdentity",
             display_name="Slot-ID Save Identity",
             category=sockets.CATEGORY,
-            description="Keeps an identity as a small file in models/slot_id/identities. It loads without the clip, "
-            "the face detector or the VAE.",
-            search_aliases=["save face", "export identity"],
+            description="Keeps an identity as a small file in models/slot_id/identities: tokens, thumbnails, what the "
+            "clip showed, where it comes from and who agreed. It loads without the clip, the face detector or the VAE.",
+            search_aliases=["save face", "export identity", "identity library", "keep person"],
             is_output_node=True,
             inputs=[
                 declare(sockets.Identity.Input, "identity", tooltip="From Encode Identity."),
@@ -136,17 +146,28 @@ class SaveIdentity(io.ComfyNode):
                     default=False,
                     tooltip="Off: a name in use gets a number (anna_02). On: the file of that name is replaced.",
                 ),
+                declare(
+                    io.String.Input,
+                    "consent",
+                    default="",
+                    optional=True,
+                    advanced=True,
+                    tooltip="A note kept in the file: who this is, and what they agreed to. Empty keeps the note that "
+                    "the identity came with.",
+                ),
             ],
             outputs=[],
         )
 
     @classmethod
-    def execute(cls, identity, name, overwrite) -> io.NodeOutput:
+    def execute(cls, identity, name, overwrite, consent="") -> io.NodeOutput:
+        if consent:
+            identity = replace(identity, consent=consent)
         path = folders.new_identity_path(name, overwrite=overwrite)
         path.parent.mkdir(parents=True, exist_ok=True)
         identity.save(path)
-        thumbnails = ui.PreviewImage(identity.thumbnails / 255.0, cls=cls)
-        return io.NodeOutput(ui={**thumbnails.as_dict(), "text": (f"Saved {folders.shown(path)}",)})
+        card = as_image(identity_card(identity, title=path.name))
+        return io.NodeOutput(ui=preview(card, f"Saved {folders.shown(path)}", cls))
 
     @classmethod
     def validate_inputs(cls, name=None) -> bool | str:
@@ -163,8 +184,8 @@ class LoadIdentity(io.ComfyNode):
             node_id="SlotIDLoadIdentity",
             display_name="Slot-ID Load Identity",
             category=sockets.CATEGORY,
-            description="Fetches an identity that Save Identity or the slotid command kept.",
-            search_aliases=["load face", "import identity"],
+            description="Fetches an identity that Save Identity or the slotid command kept, and shows who it is.",
+            search_aliases=["load face", "import identity", "identity library", "saved person"],
             has_intermediate_output=True,
             inputs=[
                 declare(
@@ -172,7 +193,14 @@ class LoadIdentity(io.ComfyNode):
                     "file",
                     options=folders.identity_files(),
                     tooltip="A file in models/slot_id/identities. Press R to see one that was just saved.",
-                )
+                ),
+                declare(
+                    sockets.Model.Input,
+                    "slotid_model",
+                    optional=True,
+                    tooltip="The Slot-ID model that is to use it. Connected, a file made for another one is refused "
+                    "here and not only at Apply.",
+                ),
             ],
             outputs=[
                 sockets.Identity.Output("identity", display_name="identity", tooltip="The person, for Apply."),
@@ -186,15 +214,17 @@ class LoadIdentity(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, file) -> io.NodeOutput:
+    def execute(cls, file, slotid_model=None) -> io.NodeOutput:
         identity = Identity.load(folders.identity_path(file))
-        thumbnails = identity.thumbnails / 255.0
-        return io.NodeOutput(identity, thumbnails, identity.report(), ui=ui.PreviewImage(thumbnails, cls=cls))
+        if slotid_model is not None:
+            identity.check_model(slotid_model.model)
+        card, report = as_image(identity_card(identity, title=file)), identity.report()
+        return io.NodeOutput(identity, identity.thumbnails / 255.0, report, ui=preview(card, report, cls))
 
     @classmethod
     def validate_inputs(cls, file=None) -> bool | str:
         return folders.told(folders.identity_path, file)
 
     @classmethod
-    def fingerprint_inputs(cls, file) -> str:
+    def fingerprint_inputs(cls, file, **others) -> str:
         return folders.stamp(folders.identity_path(file))

@@ -14,6 +14,10 @@ NODES = {
     "SlotIDSaveIdentity",
     "SlotIDLoadIdentity",
     "SlotIDApply",
+    "SlotIDMergeIdentities",
+    "SlotIDBlendIdentities",
+    "SlotIDRoutingPreview",
+    "SlotIDLikeness",
     "SlotIDDemoPrompt",
 }
 
