@@ -306,7 +306,7 @@ def test_a_face_that_comes_near_is_used_once_it_is_large_enough():
             {"smile": 0.1, "open mouth": 0.9},
             "Only frontal and no smile: side views and smiles will be guessed.",
         ),
-        ([[-30, 0], [30, 1]], "", {}, "At one height: looking up and down will be guessed."),
+        ([[-30, 0], [30, 1]], "", {}, "At one height: looking up and looking down will be guessed."),
         ([], "appearance", {"change": 0.01}, "The mouth hardly moves: smiles and speech will be guessed."),
     ],
 )
