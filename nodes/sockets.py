@@ -14,9 +14,7 @@ Clip = io.Custom("SLOTID_CLIP")  # slotid_core.video.Clip: frames with their tim
 Faces = io.Custom("SLOTID_FACES")  # slotid_core.faces.Faces: one person's crops, masks and coverage
 Model = io.Custom("SLOTID_MODEL")  # nodes.host_model.HostModel: a Slot-ID model under the host's memory manager
 Identity = io.Custom("SLOTID_IDENTITY")  # slotid_core.identity.Identity: tokens with their provenance
-Routing = io.Custom(
-    "SLOTID_ROUTING"
-)  # (slotid_core.faces.Faces, slotid_core.slots.RoutingTrace): who was read, and how
+Routing = io.Custom("SLOTID_ROUTING")  # (slotid_core.faces.Faces, slots.RoutingTrace): who was read, and how
 FaceLandmarks = io.Custom("FACE_LANDMARKS")  # ComfyUI core's MediaPipe nodes: {"frames": [[face, ...], ...], ...}
 
 # Any other word that a host does not know is a mistake of ours, and must not be dropped silently.
