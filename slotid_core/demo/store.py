@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..checkpoint import file_sha256
-from ..latents import normalise_wan21
+from ..latents import denormalise_wan21, normalise_wan21
 from ..training.data import EMPTY, Entry, StoreWriter
 from .clips import DemoClips, reference_clips, target_clips
 from .geometry import rotation
@@ -26,6 +26,7 @@ from .wan_vae import CausalConv3d, ResidualBlock, WanVAE
 
 PART = 64
 BATCH = 16
+ENCODED = 4  # clips at once: more do not fit a CPU's cache
 EVERY_PROMPT = [Prompt(p, e, b) for p in POSES for e in EXPRESSIONS for b in BACKGROUNDS]
 FACE_SAMPLES = 4  # along each side of a latent cell
 
@@ -77,7 +78,15 @@ def load_vae(path: Path) -> WanVAE:
 @torch.no_grad()
 def encode(vae: WanVAE, frames: Tensor) -> Tensor:
     """Frames [B,T,H,W,3] in [0, 1] to latents [B,16,F,h,w] in the model's space."""
-    return normalise_wan21(vae.encode(frames.permute(0, 4, 1, 2, 3) * 2 - 1)[0])
+    video = frames.permute(0, 4, 1, 2, 3) * 2 - 1
+    return normalise_wan21(torch.cat([vae.encode(part)[0] for part in video.split(ENCODED)]))
+
+
+@torch.no_grad()
+def decode(vae: WanVAE, latents: Tensor) -> Tensor:
+    """The inverse of `encode`, clamped to [0, 1]."""
+    video = torch.cat([vae.decode(part) for part in denormalise_wan21(latents).split(ENCODED)])
+    return (video / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 4, 1)
 
 
 def stills(clips: DemoClips, take: int) -> dict[str, Tensor]:

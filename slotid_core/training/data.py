@@ -94,6 +94,7 @@ class PairStore:
         partners: target -> the references it may be paired with, of the same person and another take.
         usable: targets that have a partner, in order.
         alone: people who have targets and no partner for any, because all their clips are of one take.
+        prompts: texts, by number; 0 is the empty one.
         text_tokens: length to which embeddings are padded with zeros, as the backbone was trained.
 
     Raises:
@@ -117,6 +118,7 @@ class PairStore:
         paired = {self.targets.entries[number].person for number in self.usable}
         self.alone = sorted({entry.person for entry in self.targets.entries} - paired)
         self._texts = _Texts(folder)
+        self.prompts = self._texts.prompts
         if int(self.targets.take("text", range(len(self.targets))).max()) >= len(self._texts):
             raise _damaged(folder.name, "targets with prompts that its text table lacks")
 
@@ -138,7 +140,9 @@ class PairStore:
 class _Texts:
     def __init__(self, folder: Path) -> None:
         self.rows: list[Tensor] = []
+        self.prompts: list[str] = []
         for path in sorted(folder.glob("text_*.safetensors")):
+            self.prompts += json.loads(checkpoint.read_header(path).metadata["texts"])
             part = safetensors.torch.load_file(path)
             self.rows += part["tokens"].split(part["lengths"].tolist())
 

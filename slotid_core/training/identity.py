@@ -182,14 +182,12 @@ class IdentityTask:
         return path
 
     def _new_model(self) -> SlotID:
-        sizes, section = self.transformer.config, asdict(self.config.model)
+        sizes, clips = self.transformer.config, self.store.references
         width = sizes.num_attention_heads * sizes.attention_head_dim
         backbone = Backbone(self.config.backbone.family, width, sizes.num_layers, sizes.out_channels)
-        name = section.pop("variant")
-        config = SlotIDConfig.from_dict({"backbone": asdict(backbone), **section})
-        clips = self.store.references
         parameters = clips.shape("parameters")[0] if "parameters" in clips.names() else 0
-        return new_variant(name, config, self.config.run.seed, parameters)
+        section = self.config.model
+        return new_variant(section.variant, model_config(section, backbone), self.config.run.seed, parameters)
 
     def _reference(self, references: list[int]) -> Tensor:
         if self.reads not in ("clip", "first"):
@@ -217,6 +215,13 @@ class IdentityTask:
                     f"what {backbone} and encoder.crop_size = {encoder.crop_size} need",
                     "cache the clips with this config, into another folder.",
                 )
+
+
+def model_config(section: ModelSection, backbone: Backbone) -> SlotIDConfig:
+    """The config of a Slot-ID model. Raises SlotIDError for sizes that make no sense."""
+    sizes = asdict(section)
+    del sizes["variant"]
+    return SlotIDConfig.from_dict({"backbone": asdict(backbone), **sizes})
 
 
 def face_weighted(error: Tensor, face: Tensor, weight: float) -> Tensor:

@@ -74,8 +74,12 @@ def train(task: Task, config: Experiment, folder: Path) -> Path | None:
         SlotIDError: a batch that the devices cannot share, a precision that is not there, another run's folder.
         KeyboardInterrupt: Ctrl-C; the state is saved first.
     """
+    with _accelerate(config, folder) as accelerator:
+        return _train(task, config, folder, accelerator)
+
+
+def _train(task: Task, config: Experiment, folder: Path, accelerator: Accelerator) -> Path | None:
     run, steps = config.run, config.run.steps
-    accelerator = _accelerator(config, folder)
     main = accelerator.is_main_process
     if main:
         open_folder(folder, config)
@@ -132,7 +136,6 @@ def train(task: Task, config: Experiment, folder: Path) -> Path | None:
     with averaged(named, average):
         made = task.save(folder, steps) if main else None
     accelerator.wait_for_everyone()
-    accelerator.end_training()
     return made
 
 
@@ -159,28 +162,45 @@ def averaged(named: Mapping[str, Tensor], average: Mapping[str, Tensor]) -> Iter
         restore(named, own)
 
 
-def _accelerator(config: Experiment, folder: Path) -> Accelerator:
+@contextmanager
+def _accelerate(config: Experiment, folder: Path) -> Iterator[Accelerator]:
+    """Accelerate for one run. What it keeps for the process goes afterwards, so that another run may differ."""
     accelerate = load_package("accelerate", "headless")
-    from accelerate.utils import DistributedDataParallelKwargs, DistributedType
+    from accelerate.state import AcceleratorState, GradientState
+    from accelerate.utils import DistributedDataParallelKwargs
 
     # Accelerate takes several processes on CPUs for several devices only if it is told that the CPU is meant.
     gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
     cpu = not gpu or os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
-    state = accelerate.PartialState(cpu=cpu)
-    if config.run.precision == "fp16" and state.device.type == "cpu":
+    if config.run.precision == "fp16" and cpu:
         raise SlotIDError("run.precision = 'fp16' on a CPU", "'no' or 'bf16' there", "change run.precision.")
     curves = find_spec("tensorboard") is not None
-    if state.is_main_process and not curves:
-        print("No curves: TensorBoard is not installed (pip install tensorboard). losses.csv has every figure.")
-    accelerator = accelerate.Accelerator(
-        cpu=cpu,
-        mixed_precision=config.run.precision,
-        gradient_accumulation_steps=config.run.accumulation,
-        log_with="tensorboard" if curves else None,
-        project_dir=str(folder),
-        # What a photo or a clip does not use has no gradient in that step.
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
-    )
+    try:
+        accelerator = accelerate.Accelerator(
+            cpu=cpu,
+            mixed_precision=config.run.precision,
+            gradient_accumulation_steps=config.run.accumulation,
+            log_with="tensorboard" if curves else None,
+            project_dir=str(folder),
+            # What a photo or a clip does not use has no gradient in that step.
+            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+        )
+        _check_processes(accelerator)
+        if not curves:
+            accelerator.print("No curves: TensorBoard is not installed (pip install tensorboard).")
+        yield accelerator
+        accelerator.end_training()
+    except KeyboardInterrupt:
+        accelerator.end_training()
+        raise
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
+        GradientState._reset_state()
+
+
+def _check_processes(accelerator: Accelerator) -> None:
+    from accelerate.utils import DistributedType
+
     launched = int(os.environ.get("WORLD_SIZE", 1))
     if launched != accelerator.num_processes:
         raise SlotIDError(
@@ -195,7 +215,6 @@ def _accelerator(config: Experiment, folder: Path) -> Accelerator:
             "data parallelism (DDP): what trains is small, and the backbone is frozen",
             "run accelerate config again without FSDP, DeepSpeed and the like; save memory by backbone.checkpointing.",
         )
-    return accelerator
 
 
 def _resume(

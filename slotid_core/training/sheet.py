@@ -16,7 +16,7 @@ from .flow import conditioned, stream
 from .packaged import packaged
 
 if TYPE_CHECKING:
-    from diffusers import AutoencoderKLWan, WanTransformer3DModel
+    from diffusers import WanTransformer3DModel
 
     from .identity import IdentityTask
 
@@ -65,8 +65,3 @@ def identity_sheet(
         for words, latents in (("reference", seen), ("with", made[i]), ("without", plain[i]), ("target", clean[i])):
             rows.append((f"{person}: {words}", decode_video(vae, latents)))
     return rows_sheet(rows, title=title)
-
-
-def clips_sheet(vae: AutoencoderKLWan, rows: list[tuple[str, Tensor]], title: str) -> np.ndarray:
-    """Latents [C, F, h, w] with a label each, decoded."""
-    return rows_sheet([(label, decode_video(vae, latents)) for label, latents in rows], title=title)

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from slotid_core import checkpoint
-from slotid_core.demo.build_vae import to_video
 from slotid_core.demo.clips import reference_clips, target_clips
 from slotid_core.demo.files import demo_files
 from slotid_core.demo.people import TEST, VALIDATION
 from slotid_core.demo.samples import SAMPLES
+from slotid_core.demo.vae import to_video
 from slotid_core.demo.wan_vae import WanVAE
 from slotid_core.latents import normalise_wan21
 from slotid_core.model import SlotID

@@ -6,13 +6,12 @@
 import pytest
 import torch
 
-from slotid_core.demo.build_dit import flow_loss
-from slotid_core.demo.build_identity import conditioned_loss
 from slotid_core.demo.clips import reference_clips, target_clips, target_prompt
 from slotid_core.demo.files import demo_files
 from slotid_core.demo.people import TEST
 from slotid_core.demo.prompts import embed_prompt
 from slotid_core.model import SlotID
+from slotid_core.training.flow import conditioned, flow_time, velocity_error
 
 PEOPLE, NOISES = 48, 2
 
@@ -35,11 +34,16 @@ def test_the_right_reference_explains_a_person_best():
     generator = torch.Generator().manual_seed(0)
     losses = {"right": [], "no": [], "wrong": []}
     for _ in range(NOISES):
-        u = torch.randn(PEOPLE, generator=generator).sigmoid()
-        time, noise = 3 * u / (1 + 2 * u), torch.randn(targets.shape, generator=generator)
-        losses["no"].append(flow_loss(transformer, targets, noise, time, text))
+        time = flow_time(torch.randn(PEOPLE, generator=generator), 3.0)
+        noise = torch.randn(targets.shape, generator=generator)
+
+        def loss(time: torch.Tensor = time, noise: torch.Tensor = noise) -> torch.Tensor:
+            return velocity_error(transformer, targets, noise, time, text).flatten(1).mean(1)
+
+        losses["no"].append(loss())
         for name, tokens in (("right", right), ("wrong", right.roll(1, 0))):
-            losses[name].append(conditioned_loss(model, transformer, tokens, targets, noise, time, text))
+            with conditioned(model, transformer, tokens):
+                losses[name].append(loss())
     mean = {name: torch.stack(values).mean(0) for name, values in losses.items()}
     better = (mean["right"] < mean["wrong"]).float().mean().item()
     print({name: round(values.mean().item(), 4) for name, values in mean.items()}, f"right beats wrong: {better:.0%}")

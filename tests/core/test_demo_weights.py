@@ -3,19 +3,22 @@
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from slotid_core.checkpoint import read_header
-from slotid_core.demo import build_dit, build_identity, latent_cache, weights
-from slotid_core.demo.build_vae import normalise, round_trip, to_video
+from slotid_core.demo import backbone, files, weights
 from slotid_core.demo.clips import target_clips
 from slotid_core.demo.files import demo_files
 from slotid_core.demo.fitting import Plan, fit, orthogonal
 from slotid_core.demo.people import TRAIN
+from slotid_core.demo.vae import normalise, round_trip, to_video
 from slotid_core.demo.vae_start import start_encoder
 from slotid_core.demo.wan_vae import ResidualBlock, WanVAE
 from slotid_core.latents import normalise_wan21
+from slotid_core.model import SlotID
 
 
 def shaken(module, seed=0):
@@ -101,8 +104,8 @@ def test_transformer_names_survive_the_way_to_wan_and_back():
     pytest.importorskip("diffusers")
     from diffusers.loaders.single_file_utils import convert_wan_transformer_to_diffusers
 
-    tensors = build_dit.new_transformer(0).state_dict()
-    original = build_dit.original_names(tensors)
+    tensors = backbone.new_transformer(backbone.BackboneSection(depth=6), 0).state_dict()
+    original = backbone.original_names(tensors)
     assert original.keys() >= {"blocks.0.self_attn.norm_q.weight", "blocks.5.modulation", "head.modulation"}
     assert not any("attn1" in name or "condition_embedder" in name for name in original)
     back = convert_wan_transformer_to_diffusers(dict(original))
@@ -147,53 +150,74 @@ def test_a_stopped_training_goes_on_as_if_it_had_not_stopped(tmp_path):
     assert straight[39] < 0.5 * straight[0]
 
 
-def test_identity_training_reaches_the_encoder_and_leaves_the_backbone_alone(tmp_path):
-    pytest.importorskip("diffusers")
-    transformer = build_dit.new_transformer(0)
-    torch.nn.init.normal_(transformer.proj_out.weight, std=0.02)
-    before = {name: tensor.clone() for name, tensor in transformer.state_dict().items()}
-    generator = torch.Generator().manual_seed(0)
-    targets = torch.randn(4, 16, 2, 8, 8, generator=generator)
-    references = torch.randn(4, 16, 3, 8, 8, generator=generator)
-    start = build_identity.new_slotid(0).state_dict()
-    model = build_identity.train_identity(transformer, targets, references, tmp_path, 0, 3)
-    moved = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, start[name])}
-    assert "encoder.tokenizer.project.weight" in moved and "conditioning.blocks.0.out.weight" in moved
-    assert all(torch.equal(tensor, before[name]) for name, tensor in transformer.state_dict().items())
-    assert not transformer.blocks[0]._forward_hooks
-
-
 def test_the_command_teaches(capsys):
     with pytest.raises(SystemExit) as end:
         weights.main(["--help"])
     said = capsys.readouterr().out
-    assert end.value.code == 0 and all(word in said for word in ("--work", "--vae-steps", "--seeded", "resum"))
+    assert end.value.code == 0 and all(word in said for word in ("--work", "demo_backbone", "--seeded", "resum"))
 
 
-def test_one_command_builds_every_file(tmp_path, monkeypatch):
+def test_one_command_builds_every_file(tmp_path, monkeypatch, capsys):
     pytest.importorskip("diffusers")
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     made = replace(
         demo_files(),
         diffusion_model=tmp_path / "made" / "dit.safetensors",
         vae=tmp_path / "made" / "vae.safetensors",
         slot_id=tmp_path / "made" / "slotid.safetensors",
     )
-    monkeypatch.setattr(weights, "demo_files", lambda: made)
-    for module, name, value in (
-        (latent_cache, "PART", 8),
-        (build_dit, "PEOPLE", 8),
-        (build_dit, "BATCH", 2),
-        (build_identity, "PEOPLE", 8),
-        (build_identity, "BATCH", 2),
-    ):
-        monkeypatch.setattr(module, name, value)
-    few = ["--vae-steps", "2", "--dit-steps", "2", "--identity-steps", "2", "--threads", str(torch.get_num_threads())]
-    weights.main(["--work", str(tmp_path / "work"), *few])
+    for module in (files, weights):
+        monkeypatch.setattr(module, "demo_files", lambda: made)
+    few = ["run.steps=2", "run.batch=2", "samples.every=0"]
+    clips = [*few, "data.demo.people=4"]
+    small = ["backbone.width=128", "backbone.depth=1", "backbone.ffn=64"]
+    changes = {"demo_vae": few, "demo_backbone": [*clips, *small], "demo_identity": clips}
+    weights.build(tmp_path / "work", changes)
     first = [path.read_bytes() for path in made.weights()]
-    said = [read_header(path).metadata["trained_on"] for path in made.weights()]
-    assert all("briefly trained, seed 0, 2 steps" in words for words in said)
+    for path in made.weights():
+        header = read_header(path)
+        assert header.metadata["trained_on"].endswith("; 2 steps")
+        assert {dtype for dtype, _ in header.tensors.values()} == {"F16"}
+    assert WanVAE(16).load_state_dict(load_file(made.vae))
     # Everything is found again, and nothing trained twice.
-    weights.main(["--work", str(tmp_path / "work"), *few])
+    weights.build(tmp_path / "work", changes)
     assert [path.read_bytes() for path in made.weights()] == first
-    weights.main(["--work", str(tmp_path / "work"), "--seeded"])
+    monkeypatch.setattr(weights, "build", lambda *_: pytest.fail("trained"))
+    weights.main(["--work", str(tmp_path / "work"), "--seeded", "--threads", str(torch.get_num_threads())])
     assert all("not trained, seed 0" in read_header(path).metadata["trained_on"] for path in made.weights())
+    assert SlotID.load(made.slot_id).config.encoder.width == 192
+
+
+def test_the_vae_learns_and_freezes_what_it_is_told(tmp_path):
+    pytest.importorskip("accelerate")
+    from slotid_core.training.loop import train
+    from slotid_core.training.tasks import load_experiment, make_task
+
+    changes = ["run.steps=3", "run.precision=no", "vae.encoder=false", "vae.frames=5", "samples.every=0"]
+    config = load_experiment("demo_vae", changes)
+    task = make_task(config)
+    before = {name: tensor.clone() for name, tensor in task.module.state_dict().items()}
+    made = train(task, config, tmp_path)
+    moved = {name for name, t in task.module.state_dict().items() if not torch.equal(t, before[name])}
+    assert moved and all(name.startswith("decoder.") for name in moved)
+    # What is made goes on where it was; the decoder's head is one of the things that moved.
+    again = make_task(load_experiment("demo_vae", [*changes, f"vae.start={made}"])).module.state_dict()
+    assert "decoder.head.2.weight" in moved
+    torch.testing.assert_close(again["decoder.head.2.weight"], load_file(made)["decoder.head.2.weight"].float())
+    batch = task.batch(1, range(2))
+    assert torch.equal(task.batch(1, range(1, 2))["frames"], batch["frames"][1:])
+    whole = make_task(load_experiment("demo_vae", [*changes, "vae.encoder=true"]))
+    whole.loss(batch)[0].backward()
+    assert whole.module.encoder.conv1.weight.grad.any() and whole.module.conv1.weight.grad.any()
+
+
+def test_the_sheets_of_the_demo_tasks(tmp_path):
+    pytest.importorskip("diffusers")
+    from slotid_core.demo.store import fill_demo_store
+    from slotid_core.training.tasks import load_experiment, make_task
+
+    fill_demo_store(tmp_path, demo_files().vae, 2, 64, targets=1, references=0)
+    store = [f"data.store={tmp_path}", "data.demo.people=2", "samples.rows=1", "samples.steps=2"]
+    for name, changes in (("demo_vae", ["samples.rows=1"]), ("demo_backbone", store)):
+        picture = make_task(load_experiment(name, changes)).sample(7)
+        assert picture.dtype == np.uint8 and picture.shape[2] == 3 and picture.std() > 10

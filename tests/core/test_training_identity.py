@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,19 +13,18 @@ from slotid_core.training.data import StoreWriter
 from slotid_core.training.flow import conditioned, draw_rows, velocity_error
 from slotid_core.training.identity import IdentityTask, face_weighted, likeness_of_slots
 from slotid_core.training.loop import train
+from slotid_core.training.sheet import sample_batch
 from slotid_core.training.tasks import load_experiment
 
 from .training_files import entries, experiment, random_part, write_experiment
+from .wan_files import write_vae
 
 pytest.importorskip("diffusers")
 
 
 @pytest.fixture(autouse=True)
 def on_cpu(monkeypatch):
-    from accelerate.state import AcceleratorState
-
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture
@@ -169,6 +169,25 @@ def test_training_moves_the_model_and_leaves_the_backbone(tmp_path):
     assert model.config == task.module.config
     assert model.metadata["trained_on"] == "nothing (tests); 4 steps"
     assert json.loads(model.metadata["experiment"])["run"]["steps"] == 4
+
+
+def test_the_sheet_shows_with_and_without(tmp_path):
+    vae = write_vae(tmp_path / "vae.safetensors")
+    task = shaken(IdentityTask(experiment(tmp_path, f"samples.vae={vae}", "samples.rows=2", "samples.steps=2")))
+    picture = task.sample(3)
+    assert picture.dtype == np.uint8 and picture.shape[2] == 3
+    # Noise is the same every time: a sheet can be compared with the one before.
+    assert np.array_equal(picture, task.sample(3))
+
+
+def test_sampling_keeps_rows_without_identity_as_they_are(task):
+    shaken(task)
+    settings, text = task.config.samples, task.store.text([1, 2]).float()
+    noise, empty, tokens = torch.randn(2, 16, 2, 4, 4), task.store.text([0, 0]).float(), torch.randn(4, 8, 24)
+    plain = sample_batch(task.transformer, noise, text, empty, settings)
+    for keep, same in (([0, 0, 0, 0], True), ([1, 1, 0, 0], False)):
+        with torch.no_grad(), conditioned(task.module, task.transformer, tokens, torch.tensor(keep).float()):
+            assert torch.equal(sample_batch(task.transformer, noise, text, empty, settings), plain) is same
 
 
 @pytest.mark.parametrize(

@@ -23,10 +23,7 @@ MUON = pytest.param("muon", marks=pytest.mark.skipif(not hasattr(torch.optim, "M
 
 @pytest.fixture(autouse=True)
 def on_cpu(monkeypatch):
-    from accelerate.state import AcceleratorState
-
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def lines(folder):

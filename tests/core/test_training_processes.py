@@ -38,13 +38,10 @@ NAMES = ["adamw", pytest.param("muon", marks=pytest.mark.skipif(not hasattr(torc
 
 @pytest.fixture(autouse=True)
 def on_cpu(monkeypatch):
-    from accelerate.state import AcceleratorState
-
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     monkeypatch.setenv("PYTHONPATH", ROOT, prepend=os.pathsep)
     # Sums are taken in the same order by as many threads.
     monkeypatch.setenv("OMP_NUM_THREADS", str(torch.get_num_threads()))
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def call(*words, expected=0):

@@ -69,9 +69,6 @@ def experiment(**changes) -> Experiment:
 
 def run_once(folder: str, name: str, kill_at: int) -> None:
     """Train in this process; at the start of step `kill_at` the process dies as at a power cut."""
-    from accelerate.state import AcceleratorState
-
-    AcceleratorState._reset_state(reset_partial_state=True)
     usual = loop.rate_factor
 
     def killing(config, step, steps):
