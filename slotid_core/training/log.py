@@ -32,7 +32,7 @@ class Log:
             title = config.task if start == 0 else f"{config.task} (from step {start})"
             self.bar = tqdm(desc=title, initial=start, total=config.run.steps, mininterval=1, file=sys.stderr)
             if accelerator.log_with:
-                accelerator.init_trackers("curves", init_kwargs={"tensorboard": {"purge_step": start}})
+                accelerator.init_trackers("curves", init_kwargs={"tensorboard": {"purge_step": start + 1}})
 
     def add(self, loss: Tensor, parts: dict[str, Tensor]) -> None:
         for name, value in {"loss": torch.stack([loss.detach(), torch.ones_like(loss)]), **parts}.items():

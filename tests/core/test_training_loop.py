@@ -263,3 +263,25 @@ def test_sheets_are_drawn_with_the_averages(tmp_path):
 
     made = safetensors.torch.load_file(tmp_path / "toy.safetensors")
     assert torch.equal(seen[4], made["0.weight"]) and not torch.equal(seen[4], task.module[0].weight)
+
+
+def test_curves_go_to_tensorboard(tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run(tmp_path, run__steps=5)
+    run(tmp_path, run__steps=7)
+    curves = EventAccumulator(str(tmp_path / "curves"))
+    curves.Reload()
+    assert [event.step for event in curves.Scalars("loss")] == list(range(1, 8))
+    assert [event.value for event in curves.Scalars("loss")] == pytest.approx(
+        [float(line["loss"]) for line in lines(tmp_path)], rel=1e-6
+    )
+    assert set(curves.Tags()["scalars"]) == {"loss", "large", "norm", "rate"}
+
+
+def test_without_tensorboard_it_is_said(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(loop, "find_spec", lambda name: None)
+    run(tmp_path, run__steps=1)
+    assert "TensorBoard is not installed" in capsys.readouterr().out
+    assert not (tmp_path / "curves").exists()

@@ -18,7 +18,7 @@ from .training_files import write_experiment
 pytest.importorskip("accelerate")
 HERE = Path(__file__).parent
 ROOT = str(HERE.parents[1])
-PATIENCE = 500
+PATIENCE = 1200
 KILLED_RUN = """
 import os, signal, sys
 from slotid_core.cli import main
