@@ -10,6 +10,7 @@ from slotid_core.demo.clips import reference_clips, target_clips, target_prompt
 from slotid_core.demo.files import demo_files
 from slotid_core.demo.people import TEST
 from slotid_core.demo.prompts import embed_prompt
+from slotid_core.demo.store import encode, load_vae
 from slotid_core.model import SlotID
 from slotid_core.training.flow import conditioned, flow_time, velocity_error
 
@@ -20,13 +21,12 @@ PEOPLE, NOISES = 48, 2
 @torch.no_grad()
 def test_the_right_reference_explains_a_person_best():
     pytest.importorskip("diffusers")
-    from slotid_core.pipelines.wan import encode_video, load_wan_transformer, load_wan_vae
+    from slotid_core.pipelines.wan import load_wan_transformer
 
     files, seeds = demo_files(), list(TEST[100 : 100 + PEOPLE])
-    encode = encode_video(load_wan_vae(files.vae))
+    vae = load_vae(files.vae)
     transformer, model = load_wan_transformer(files.diffusion_model), SlotID.load(files.slot_id)
-    targets = torch.stack([encode(clip) for clip in target_clips(seeds).frames])
-    references = torch.stack([encode(clip) for clip in reference_clips(seeds).frames])
+    targets, references = encode(vae, target_clips(seeds).frames), encode(vae, reference_clips(seeds).frames)
     prompts = [target_prompt(seed, 0) for seed in seeds]
     text = torch.stack([embed_prompt(p.pose, p.expression, p.background) for p in prompts])
     right = model.encoder(references)[0]
