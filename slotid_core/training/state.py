@@ -42,17 +42,13 @@ def open_folder(folder: Path, config: Any) -> None:
 
 
 class Checkpoints:
-    """Whole states of a run, the last two of them: `checkpoints/step_00001000.safetensors`.
-
-    Args:
-        groups: name -> tensors by name, written as "name/tensor". Those of a group are restored in place.
-    """
+    """Whole states of a run, the last two of them, such as `checkpoints/step_00001000.safetensors`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder / "checkpoints"
 
     def save(self, step: int, groups: Mapping[str, Mapping[str, Tensor]], scaler: Mapping[str, Any]) -> None:
-        """Write the state after `step` steps."""
+        """Write the state after `step` steps: groups of tensors, as "group/tensor", and the gradient scaler's."""
         tensors = {f"{group}/{name}": tensor for group, named in groups.items() for name, tensor in named.items()}
         path = self.folder / f"step_{step:08d}.safetensors"
         checkpoint.write(path, tensors, {"step": str(step), "scaler": json.dumps(dict(scaler))})
