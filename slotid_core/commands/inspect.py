@@ -27,7 +27,7 @@ EXAMPLES = """\
 examples:
   slotid inspect me.identity.safetensors
   slotid inspect wan2.1_t2v_1.3B_bf16.safetensors me.mp4
-  slotid inspect me.mp4 --frames 161 --keep 33 --sheet me.png   see which 33 frames cover ten seconds best"""
+  slotid inspect me.mp4 --frames 161 --keep 33 --sheet me.png    see which 33 frames cover ten seconds best"""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -25,7 +25,7 @@ CONFIG = SlotIDConfig(
     ConditioningConfig(inner_width=16, heads=2, stride=1),
     identity_width=24,
 )
-COMMANDS = ("demo", "encode", "generate", "inspect")
+COMMANDS = ("demo", "encode", "generate", "inspect", "likeness")
 
 
 @pytest.fixture(scope="module")
