@@ -47,6 +47,7 @@ def run(args: argparse.Namespace) -> None:
     from ..training.loop import train
     from ..training.tasks import make_task
 
-    made = train(make_task(experiment), experiment, args.folder or Path("runs") / Path(config).stem)
+    folder = args.folder or Path("runs") / Path(config).name.removesuffix(".toml")
+    made = train(make_task(experiment), experiment, folder)
     if made:
         print(f"Wrote {made}.")

@@ -123,7 +123,7 @@ def read(source: str | Path, changes: Sequence[str] = ()) -> dict[str, Any]:
         SlotIDError: no such file, no TOML, a change that is none.
     """
     path = Path(source)
-    if not path.suffix and not path.exists():
+    if path.suffix != ".toml" and path.name == str(path):
         path = SHIPPED / f"{path.name}.toml"
     try:
         data = parse(path.read_text(encoding="utf-8"))
