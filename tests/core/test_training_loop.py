@@ -4,6 +4,7 @@ import csv
 import math
 import os
 import signal
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ import torch
 from slotid_core.errors import SlotIDError
 from slotid_core.training import loop
 from slotid_core.training.config import Optimiser
+from slotid_core.training.feed import Feed
 from slotid_core.training.loop import averaged, train
 from slotid_core.training.optim import Optimisers, move_average, rate_factor
 from slotid_core.training.state import KEPT
@@ -285,3 +287,25 @@ def test_without_tensorboard_it_is_said(tmp_path, monkeypatch, capsys):
     run(tmp_path, run__steps=1)
     assert "TensorBoard is not installed" in capsys.readouterr().out
     assert not (tmp_path / "curves").exists()
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_rows_made_ahead_are_the_rows_asked_for(device):
+    """Beside a GPU (here a device that only looks like one) the next batch is made in a thread."""
+    config = experiment()
+    made = []
+
+    class Watching(Toy):
+        def batch(self, step, rows):
+            made.append((step, rows))
+            return super().batch(step, rows)
+
+    second = SimpleNamespace(device=torch.device(device), num_processes=2, process_index=1)
+    feed = Feed(Watching(config), second, batch=8, accumulation=2)
+    asked = [(step, part) for step in range(3) for part in range(2)]
+    for step, part in asked:
+        rows = feed(step, part)["x"]
+        assert rows.shape == (2, 6) and rows.device.type == device
+    expected = [(step, range(2 + 4 * part, 4 + 4 * part)) for step, part in asked]
+    # Each once and in order; at most one more is under way.
+    assert made[:6] == expected and len(made) <= 7
