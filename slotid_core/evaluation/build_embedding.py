@@ -28,7 +28,8 @@ class ArcFace(nn.Module):
     def __init__(self, classes: int) -> None:
         super().__init__()
         self.net = EmbeddingNet().to(memory_format=torch.channels_last)
-        self.classes = nn.Parameter(torch.randn(classes, self.net.out.out_features))
+        # Short vectors turn quickly: only their directions count, and a step moves each number by about the rate.
+        self.classes = nn.Parameter(0.05 * torch.randn(classes, self.net.out.out_features))
 
     def forward(self, features: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy of scaled cosines, the true class's angle enlarged by the margin; of frame features [N, d]."""

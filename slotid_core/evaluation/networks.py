@@ -40,7 +40,10 @@ class FrameNet(nn.Sequential):
 
 
 class ProbeNet(nn.Module):
-    """Clips [B, 17, 3, 64, 64] in [-1, 1] to everything the probe is asked for."""
+    """Clips [B, 17, 3, 64, 64] in [-1, 1] to everything the probe is asked for.
+
+    Fewer frames, spread over a clip, do for what does not move.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -55,11 +58,12 @@ class ProbeNet(nn.Module):
         self.out = nn.Linear(FEATURES, sum(OUTPUTS.values()))
 
     def forward(self, clips: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-        """The named outputs [B, n] of OUTPUTS, the features [B, 256] they come from, and tracks [B, 17, 10]."""
+        """The named outputs [B, n] of OUTPUTS, the features [B, 256] they come from, and tracks [B, T, 10]."""
         frames = self.frame(clips.flatten(0, 1)).float().unflatten(0, clips.shape[:2])
         with torch.autocast(clips.device.type, enabled=False):
             tracks = self.tracks(frames)
-            motion = self.mix(torch.cat([tracks, self.motion(frames)], dim=-1).transpose(1, 2))
+            moving = torch.cat([tracks, self.motion(frames)], dim=-1).transpose(1, 2)
+            motion = self.mix(nn.functional.interpolate(moving, FRAMES, mode="nearest-exact"))
             features = self.body(torch.cat([frames.mean(1), frames.amax(1), motion], dim=-1))
             parts = self.out(features).split(list(OUTPUTS.values()), dim=-1)
         return dict(zip(OUTPUTS, parts, strict=True)), features, tracks

@@ -19,6 +19,8 @@ NUMERIC = tuple(name for name in PARAMETERS if name not in (*HUES, *KINDS))
 STATIC_NUMERIC = tuple(name for name in NUMERIC if name in STATIC)
 # These show in a smile alone.
 SMILE_ONLY = ("smile_asymmetry", "smile_onset", "brow_coupling")
+# These show in a clip alone, not in single frames.
+MOVING = ("smile_onset", "blink_rate", "bob_amplitude", "bob_frequency")
 # A head that bobs by less than half a pixel of 64 has no frequency to see.
 BOB_VISIBLE = 0.015
 VOCABULARIES = {"pose": tuple(POSES), "expression": EXPRESSIONS, "background": tuple(BACKGROUNDS)}
@@ -98,6 +100,12 @@ def unstandardised(name: str, value: Tensor) -> Tensor:
     """The inverse of `standardised`."""
     low, high = PARAMETERS[name]
     return value * ((high - low) / math.sqrt(12)) + (low + high) / 2
+
+
+def glimpsed(targets: Targets, frames: Tensor) -> Targets:
+    """The truths when only some frames [n] of every clip are seen: how the person moves does not show."""
+    moving = torch.tensor([name in MOVING for name in NUMERIC])
+    return replace(targets, shown=targets.shown & ~moving, tracks=targets.tracks[:, frames])
 
 
 def mirrored(targets: Targets, rows: Tensor) -> Targets:

@@ -30,6 +30,7 @@ from slotid_core.evaluation.targets import (
     KINDS,
     NUMERIC,
     SIDES,
+    glimpsed,
     mirrored,
     standardised,
     targets_of,
@@ -85,6 +86,17 @@ def test_a_mirrored_picture_has_the_mirrored_truths():
     assert all(torch.equal(a, b) for a, b in zip(vars(again).values(), vars(truth).values(), strict=True))
     half = mirrored(truth, torch.tensor([False, True]))
     assert torch.equal(half.numeric[0], truth.numeric[0]) and torch.equal(half.numeric[1], swapped.numeric[1])
+
+
+def test_a_few_frames_show_looks_and_not_movement():
+    who, tracks = target_tracks(TEST[:1], 0, [Prompt("front", "smile", "red")])
+    truth = targets_of(who, per_frame(tracks), words_of([Prompt("front", "smile", "red")]))
+    seen = glimpsed(truth, torch.tensor([2, 9]))
+    lost = {name for i, name in enumerate(NUMERIC) if truth.shown[0, i] and not seen.shown[0, i]}
+    assert lost == {"smile_onset", "blink_rate", "bob_amplitude"} | (
+        {"bob_frequency"} if who["bob_amplitude"] > 0.015 else set()
+    )
+    assert torch.equal(seen.tracks[0, 1], truth.tracks[0, 9]) and torch.equal(seen.numeric, truth.numeric)
 
 
 def test_standardised_parameters_have_unit_variance():
