@@ -85,7 +85,9 @@ class _Call:
     def _by_head(self, t: Tensor) -> Tensor:
         """[batch, heads, ...], as a view wherever there are two leading dimensions or less."""
         lead = len(self.batch)
-        return t.reshape(-1, self.batch[-1] if lead else 1, *t.shape[lead:]) if lead != 2 else t
+        t = t.reshape(-1, self.batch[-1] if lead else 1, *t.shape[lead:]) if lead != 2 else t
+        # Within a tile the kernels count in 32 bits: 128 tokens or features of such a stride.
+        return t if max(t.stride()[2:]) < 1 << 24 else t.contiguous()
 
     def new(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.empty(shape, dtype=dtype, device=self.q.device)
@@ -143,41 +145,46 @@ def forward(
     P, S, N = call.P, call.S, call.N
     out = call.new(P, S, call.DV, dtype=v.dtype)
     row_mass = call.new(P, S)
-    plan = call.new(P, S, N if with_plan else 0)
+    # Slots beside one another while the kernels write, so that they write rows.
+    plan = call.new(P, N if with_plan else 0, S)
     state = State(
         call.new(P, iterations, S), call.new(P, iterations, S), call.new(P, iterations - 1 if with_grams else 0, S, S)
     )
-    compiled = {"num_warps": launch.warps, "num_stages": launch.stages}
-    flags = {"PLAN": with_plan, "GRAMS": with_grams}
+    tile = {"BLOCK_N": launch.block, **call.sizes, "num_warps": launch.warps, "num_stages": launch.stages}
     scale = call.factor * LOG2E
     strides = (*call.k_strides, *call.v_strides, *call.b_strides, call.heads, S, N, iterations)
     with _on(q.device):
-        if launch.form == tuning.SPLIT:
-            _split_forward(kernels, call, launch, scale, out, row_mass, plan, state, flags, compiled)
-        elif launch.form == tuning.RESIDENT:
+        if launch.form == tuning.RESIDENT:
             kernels.resident_forward[(P,)](
                 call.q, call.k, call.v, call.log_a, call.log_b, out, row_mass, plan, *state, *strides, scale,
-                BLOCK_N=launch.block, **call.sizes, **call.values, **flags, **compiled,
+                PLAN=with_plan, GRAMS=with_grams, **tile, **call.values,
+            )  # fmt: skip
+        elif launch.form == tuning.STREAM:
+            kernels.stream_forward[(P,)](
+                call.q, call.k, call.v, call.log_a, call.log_b, out, row_mass, *state, *strides, 0, scale,
+                GRAMS=with_grams, **tile, **call.values, **call.reload,
             )  # fmt: skip
         else:
-            kernels.stream_forward[(P,)](
-                call.q, call.k, call.v, call.log_a, call.log_b, out, row_mass, plan, *state, *strides, 0, scale,
-                BLOCK_N=launch.block, **call.sizes, **call.values, **call.reload, **flags, **compiled,
+            _split_forward(kernels, call, launch, scale, out, row_mass, state, with_grams, tile)
+        if with_plan and launch.form != tuning.RESIDENT:
+            kernels.split_plan[(P, -(-N // launch.block))](
+                call.q, call.k, call.log_b, plan, state.potentials, *call.k_strides, *call.b_strides, call.heads,
+                S, N, iterations, scale, **tile,
             )  # fmt: skip
-    shaped = (t.view(*call.batch, *t.shape[1:]) for t in (out, row_mass, plan, *state))
+    shaped = (t.view(*call.batch, *t.shape[1:]) for t in (out, row_mass, plan.mT.contiguous(), *state))
     out, row_mass, plan, *kept = shaped
     return out, row_mass, plan, State(*kept)
 
 
-def _split_forward(kernels, call, launch, scale, out, row_mass, plan, state, flags, compiled) -> None:
+def _split_forward(kernels, call, launch, scale, out, row_mass, state, with_grams, tile) -> None:
     P, S, N, iterations = call.P, call.S, call.N, state.potentials.shape[1]
     splits, span = call.split(launch)
     tops, parts, made = (call.new(P, splits, S) for _ in range(3))
     reads = call.new(P, splits, S, call.DV)
-    grams = call.new(P, splits if flags["GRAMS"] else 0, S, S)
+    grams = call.new(P, splits if with_grams else 0, S, S)
     padded = power_of_two(splits, 1)
     grid, strides = (P, splits), (*call.k_strides, *call.b_strides)
-    tile = {"BLOCK_N": launch.block, **call.sizes, **call.reload, **compiled}
+    tile = {**tile, **call.reload}
     kernels.split_start[grid](
         call.q, call.k, call.log_b, tops, parts, *strides, call.heads, S, N, span, splits, 0, scale, **tile
     )
@@ -185,15 +192,15 @@ def _split_forward(kernels, call, launch, scale, out, row_mass, plan, state, fla
         kernels.split_step[grid](
             call.q, call.k, call.log_a, call.log_b, tops, parts, made, grams, state.potentials, state.row_masses,
             *strides, call.heads, S, N, iterations, step, span, splits, 0, scale,
-            SPLITS_PAD=padded, FIRST=step == 0, GRAMS=flags["GRAMS"], **tile,
+            SPLITS_PAD=padded, FIRST=step == 0, GRAMS=with_grams, **tile,
         )  # fmt: skip
-        if flags["GRAMS"]:
+        if with_grams:
             _sum(kernels, grams, state.grams[:, step], splits, 1.0)
         parts, made = made, parts
     kernels.split_read[grid](
-        call.q, call.k, call.v, call.log_a, call.log_b, tops, parts, made, reads, plan, state.potentials,
+        call.q, call.k, call.v, call.log_a, call.log_b, tops, parts, made, reads, state.potentials,
         state.row_masses, *call.k_strides, *call.v_strides, *call.b_strides, call.heads, S, N, iterations, span,
-        splits, 0, scale, SPLITS_PAD=padded, FIRST=iterations == 1, PLAN=flags["PLAN"], **call.values, **tile,
+        splits, 0, scale, SPLITS_PAD=padded, FIRST=iterations == 1, **call.values, **tile,
     )  # fmt: skip
     kernels.split_merge[(P,)](
         made, reads, out, row_mass, state.row_masses, S, iterations, splits,
@@ -228,7 +235,7 @@ def backward(
     launch = launch or call.launch(tuning.BACKWARD)
     P, S, N, iterations = call.P, call.S, call.N, state.potentials.shape[-2]
     made = Gradients(*(torch.empty(t.shape, dtype=t.dtype, device=t.device) for t in (q, k, v, log_a, log_b)))
-    d_plan, with_plan = (call.new(0), False) if d_plan is None else (d_plan.contiguous(), True)
+    d_plan, with_plan = (call.new(0), False) if d_plan is None else (d_plan.mT.contiguous(), True)
     d_read = call.new(P, S, call.DV, dtype=torch.bfloat16 if call.sizes["WORK"] == "bf16" else torch.float32)
     d_each, ys, ends = call.new(P, S), call.new(P, iterations - 1, S), call.new(P, S)
     wanted = (d_read, d_each, d_plan)

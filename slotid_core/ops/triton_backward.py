@@ -12,7 +12,7 @@ D = dL/d out / r, m_j = sum over slots of A dL/dA:
 `upstream` makes D. `stream_backward` then does all in one program a problem. The split form has a launch for walk 1,
 for the chain and for walk 2; what walk 1 leaves is merged in the chain and dq by `sum_splits`, each in one order.
 
-Dense tensors: as in the forward pass; d_out [P, S, DV], d_mass [P, S], d_plan [P, S, N]; d_q, d_k, d_v, d_log_b in the
+Dense tensors: as in the forward pass; d_out [P, S, DV], d_mass [P, S], d_plan [P, N, S]; d_q, d_k, d_v, d_log_b in the
 shapes of q, k, v, log_b; d_read [P, S, DV], d_each [P, S]; chains [P, splits, S]; ys [P, K-1, S]; ends [P, S].
 """
 
@@ -33,6 +33,7 @@ from .triton_tiles import (
     slot_vector,
     store_slot_rows,
     store_slot_vector,
+    store_token_rows,
     summed,
     token_marginal,
     token_rows,
@@ -58,38 +59,41 @@ def upstream(
 
 
 @triton.jit
-def _last_step(x, f, lb, values, d_read, d_each, d_plan, tokens, end, S, N, S_PAD: tl.constexpr, PLAN: tl.constexpr,
-               WORK: tl.constexpr):  # fmt: skip
-    """A b, dz and m of the last step."""
-    A = assignment(x, f)
+def _last_step(keys, q, scale, f, lb, values, d_read, d_each, d_plan, start, inside, S,
+               S_PAD: tl.constexpr, BLOCK_N: tl.constexpr, PLAN: tl.constexpr, WORK: tl.constexpr):  # fmt: skip
+    """x, A b, dz and m of the last step."""
+    # The products before the scores: fewer registers at once.
     d_A = product(values, tl.trans(d_read), WORK) + d_each[None, :]
     if PLAN:
-        slots = tl.arange(0, S_PAD).to(tl.int64)
-        mask = (tokens < end)[:, None] & (slots < S)[None, :]
-        d_A += tl.load(d_plan + slots[None, :] * N + tokens[:, None], mask=mask, other=0.0)
+        slots = tl.arange(0, S_PAD)
+        local = tl.arange(0, BLOCK_N)
+        mask = inside[:, None] & (slots < S)[None, :]
+        d_A += tl.load(d_plan + start * S + local[:, None] * S + slots[None, :], mask=mask, other=0.0)
+    x = scores(keys, q, scale, WORK)
+    A = assignment(x, f)
     m = tl.sum(A * d_A, 1)
     P = A * tl.exp2(lb)[:, None]
-    return P, P * (d_A - m[:, None]), m
+    return x, P, P * (d_A - m[:, None]), m
 
 
 @triton.jit
-def _walk_1(k, sk_n, sk_d, v, sv_n, sv_d, log_b, sb_n, q, f, d_read, d_each, d_plan, scale, begin, end, S, N, zero,
+def _walk_1(k, sk_n, sk_d, v, sv_n, sv_d, log_b, sb_n, q, f, d_read, d_each, d_plan, scale, begin, end, S, zero,
             D: tl.constexpr, DV: tl.constexpr, S_PAD: tl.constexpr, D_PAD: tl.constexpr, DV_PAD: tl.constexpr,
             BLOCK_N: tl.constexpr, PLAN: tl.constexpr, RELOAD: tl.constexpr, WORK: tl.constexpr):  # fmt: skip
     """lambda; f: where the last step's potentials lie."""
     chain = empty_sum(BLOCK_N, S_PAD, RELOAD)
     q_kept = slot_rows(q, S, D, S_PAD, D_PAD)
     d_read_kept = slot_rows(d_read, S, DV, S_PAD, DV_PAD)
-    for first in range(begin, end, BLOCK_N):
+    for first in tl.range(begin, end, BLOCK_N, disable_licm=RELOAD):
         again = first * zero
-        tokens, lb = token_marginal(log_b, sb_n, first, end, BLOCK_N)
-        keys = token_rows(k, sk_n, sk_d, tokens, lb, D, D_PAD)
-        x = scores(keys, slot_rows(q + again, S, D, S_PAD, D_PAD) if RELOAD else q_kept, scale, WORK)
-        values = token_rows(v, sv_n, sv_d, tokens, lb, DV, DV_PAD)
+        start, inside, lb = token_marginal(log_b, sb_n, first, end, BLOCK_N)
+        keys = token_rows(k, sk_n, sk_d, start, lb, D, D_PAD, BLOCK_N)
+        slots = slot_rows(q + again, S, D, S_PAD, D_PAD) if RELOAD else q_kept
+        values = token_rows(v, sv_n, sv_d, start, lb, DV, DV_PAD, BLOCK_N)
         wanted = slot_rows(d_read + again, S, DV, S_PAD, DV_PAD) if RELOAD else d_read_kept
-        _P, dz, _m = _last_step(
-            x, slot_vector(f + again, S, NOTHING, S_PAD), lb, values, wanted,
-            slot_vector(d_each + again, S, 0.0, S_PAD), d_plan, tokens, end, S, N, S_PAD, PLAN, WORK,
+        _x, _P, dz, _m = _last_step(
+            keys, slots, scale, slot_vector(f + again, S, NOTHING, S_PAD), lb, values, wanted,
+            slot_vector(d_each + again, S, 0.0, S_PAD), d_plan, start, inside, S, S_PAD, BLOCK_N, PLAN, WORK,
         )  # fmt: skip
         chain = added(chain, dz, RELOAD)
     return summed(chain, RELOAD)
@@ -113,49 +117,47 @@ def _run_chain(chain, row_masses, grams, ys, iterations, S, S_PAD: tl.constexpr)
 
 @triton.jit
 def _walk_2(k, sk_n, sk_d, v, sv_n, sv_d, log_b, sb_n, q, log_a, d_read, d_each, d_plan, potentials, ys, ends,
-            d_k, d_v, d_log_b, iterations, scale, factor, begin, end, S, N, zero,
+            d_k, d_v, d_log_b, iterations, scale, factor, begin, end, S, zero,
             D: tl.constexpr, DV: tl.constexpr, S_PAD: tl.constexpr, D_PAD: tl.constexpr, DV_PAD: tl.constexpr,
             BLOCK_N: tl.constexpr, PLAN: tl.constexpr, RELOAD: tl.constexpr, WORK: tl.constexpr):  # fmt: skip
     """dq without its factor; writes dk, dv and dlog_b of these tokens. ends: where the last lambda lies."""
-    features, columns = tl.arange(0, D_PAD), tl.arange(0, DV_PAD)
     last = (iterations - 1) * S
     q_kept = slot_rows(q, S, D, S_PAD, D_PAD)
     d_read_kept = slot_rows(d_read, S, DV, S_PAD, DV_PAD)
     d_q = tl.zeros([S_PAD, D_PAD], tl.float32)
-    for first in range(begin, end, BLOCK_N):
+    for first in tl.range(begin, end, BLOCK_N, disable_licm=RELOAD):
         again = first * zero
-        tokens, lb = token_marginal(log_b, sb_n, first, end, BLOCK_N)
+        start, inside, lb = token_marginal(log_b, sb_n, first, end, BLOCK_N)
         b = tl.exp2(lb)
-        inside = tokens < end
-        keys = token_rows(k, sk_n, sk_d, tokens, lb, D, D_PAD)
-        x = scores(keys, slot_rows(q + again, S, D, S_PAD, D_PAD) if RELOAD else q_kept, scale, WORK)
-        values = token_rows(v, sv_n, sv_d, tokens, lb, DV, DV_PAD)
+        keys = token_rows(k, sk_n, sk_d, start, lb, D, D_PAD, BLOCK_N)
+        slots = slot_rows(q + again, S, D, S_PAD, D_PAD) if RELOAD else q_kept
+        values = token_rows(v, sv_n, sv_d, start, lb, DV, DV_PAD, BLOCK_N)
         wanted = slot_rows(d_read + again, S, DV, S_PAD, DV_PAD) if RELOAD else d_read_kept
-        P, dx, d_b = _last_step(
-            x, slot_vector(potentials + last + again, S, NOTHING, S_PAD), lb, values, wanted,
-            slot_vector(d_each + again, S, 0.0, S_PAD), d_plan, tokens, end, S, N, S_PAD, PLAN, WORK,
+        x, P, dx, d_b = _last_step(
+            keys, slots, scale, slot_vector(potentials + last + again, S, NOTHING, S_PAD), lb, values, wanted,
+            slot_vector(d_each + again, S, 0.0, S_PAD), d_plan, start, inside, S, S_PAD, BLOCK_N, PLAN, WORK,
         )  # fmt: skip
         wanted = slot_rows(d_read + again, S, DV, S_PAD, DV_PAD) if RELOAD else d_read_kept
-        at = d_v + tokens[:, None] * DV + columns[None, :]
-        mask = inside[:, None] & (columns < DV)[None, :]
-        tl.store(at, product(P, wanted, WORK).to(d_v.dtype.element_ty), mask=mask)
+        store_token_rows(d_v, product(P, wanted, WORK), start, inside, DV, DV_PAD, BLOCK_N)
         for step in range(iterations - 1):
-            A = assignment(x, slot_vector(potentials + step * S + again, S, NOTHING, S_PAD))
+            # Registers again: scores made anew for each step need not outlive it.
+            z = scores(keys, slot_rows(q + step * zero, S, D, S_PAD, D_PAD), scale, WORK) if RELOAD else x
+            A = assignment(z, slot_vector(potentials + step * S + again, S, NOTHING, S_PAD))
             y = slot_vector(ys + step * S + again, S, 0.0, S_PAD)
             s = tl.sum(A * y[None, :], 1)
             d_b -= s
             dx += A * b[:, None] * (s[:, None] - y[None, :])
         # A slot that is off took no part in the start: its weights are exp2(-inf).
         la = slot_vector(log_a + again, S, NOTHING, S_PAD) * LOG2E
-        start = tl.where(la == NOTHING, float("inf"), la - slot_vector(potentials + again, S, NOTHING, S_PAD))
-        w = tl.exp2(x + lb[:, None] - start[None, :]) * slot_vector(ends + again, S, 0.0, S_PAD)[None, :]
+        norm = tl.where(la == NOTHING, float("inf"), la - slot_vector(potentials + again, S, NOTHING, S_PAD))
+        z = scores(keys, slot_rows(q + again, S, D, S_PAD, D_PAD), scale, WORK) if RELOAD else x
+        w = tl.exp2(z + lb[:, None] - norm[None, :]) * slot_vector(ends + again, S, 0.0, S_PAD)[None, :]
         dx -= w
         d_marginal = b * d_b - tl.sum(w, 1)
-        tl.store(d_log_b + tokens, d_marginal.to(d_log_b.dtype.element_ty), mask=inside)
+        at = d_log_b + start + tl.arange(0, BLOCK_N)
+        tl.store(at, d_marginal.to(d_log_b.dtype.element_ty), mask=inside)
         slots = slot_rows(q + again, S, D, S_PAD, D_PAD) if RELOAD else q_kept
-        at = d_k + tokens[:, None] * D + features[None, :]
-        mask = inside[:, None] & (features < D)[None, :]
-        tl.store(at, (product(dx, slots, WORK) * factor).to(d_k.dtype.element_ty), mask=mask)
+        store_token_rows(d_k, product(dx, slots, WORK) * factor, start, inside, D, D_PAD, BLOCK_N)
         d_q += product(tl.trans(dx), keys, WORK)
     return d_q
 
@@ -183,7 +185,7 @@ def stream_backward(
     ends += problem * S
     chain = _walk_1(
         k, sk_n, sk_d, v, sv_n, sv_d, log_b, sb_n, q, potentials + (iterations - 1) * S, d_read, d_each, d_plan,
-        scale, 0, N, S, N, zero, D, DV, S_PAD, D_PAD, DV_PAD, BLOCK_N, PLAN, RELOAD, WORK,
+        scale, 0, N, S, zero, D, DV, S_PAD, D_PAD, DV_PAD, BLOCK_N, PLAN, RELOAD, WORK,
     )  # fmt: skip
     chain, d_la = _run_chain(
         chain, row_masses + problem * iterations * S, grams + problem * (iterations - 1) * S * S, ys,
@@ -195,7 +197,7 @@ def stream_backward(
     tl.debug_barrier()
     d_slots = _walk_2(
         k, sk_n, sk_d, v, sv_n, sv_d, log_b, sb_n, q, log_a + problem * S, d_read, d_each, d_plan, potentials, ys, ends,
-        d_k + problem * N * D, d_v + problem * N * DV, d_log_b + problem * N, iterations, scale, factor, 0, N, S, N,
+        d_k + problem * N * D, d_v + problem * N * DV, d_log_b + problem * N, iterations, scale, factor, 0, N, S,
         zero, D, DV, S_PAD, D_PAD, DV_PAD, BLOCK_N, PLAN, RELOAD, WORK,
     )  # fmt: skip
     store_slot_rows(d_q + problem * S * D, d_slots * factor, S, D, S_PAD, D_PAD)
@@ -216,7 +218,7 @@ def split_walk_1(
         k + batch * sk_b + head * sk_h, sk_n, sk_d, v + batch * sv_b + head * sv_h, sv_n, sv_d,
         log_b + batch * sb_b + head * sb_h, sb_n, q + problem * S * D,
         potentials + (problem * iterations + iterations - 1) * S, d_read + problem * S * DV, d_each + problem * S,
-        d_plan + problem * S * N, scale, begin, tl.minimum(begin + span, N), S, N, zero,
+        d_plan + problem * S * N, scale, begin, tl.minimum(begin + span, N), S, zero,
         D, DV, S_PAD, D_PAD, DV_PAD, BLOCK_N, PLAN, RELOAD, WORK,
     )  # fmt: skip
     store_slot_vector(chains + (problem * splits + split) * S, chain, S, S_PAD)
@@ -254,7 +256,7 @@ def split_walk_2(
         log_b + batch * sb_b + head * sb_h, sb_n, q + problem * S * D, log_a + problem * S, d_read + problem * S * DV,
         d_each + problem * S, d_plan + problem * S * N, potentials + problem * iterations * S,
         ys + problem * (iterations - 1) * S, ends + problem * S, d_k + problem * N * D, d_v + problem * N * DV,
-        d_log_b + problem * N, iterations, scale, factor, begin, tl.minimum(begin + span, N), S, N, zero,
+        d_log_b + problem * N, iterations, scale, factor, begin, tl.minimum(begin + span, N), S, zero,
         D, DV, S_PAD, D_PAD, DV_PAD, BLOCK_N, PLAN, RELOAD, WORK,
     )  # fmt: skip
     store_slot_rows(q_parts + (problem * splits + split) * S * D, d_slots, S, D, S_PAD, D_PAD)

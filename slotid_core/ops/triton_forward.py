@@ -11,7 +11,7 @@
             every time.
 
 G is accumulated only where a gradient is wanted. Dense tensors, with P problems: q [P, S, D], log_a [P, S],
-out [P, S, DV], row_mass [P, S], plan [P, S, N], potentials and row_masses [P, K, S], grams [P, K-1, S, S].
+out [P, S, DV], row_mass [P, S], plan [P, N, S], potentials and row_masses [P, K, S], grams [P, K-1, S, S].
 k, v and log_b come with their strides, for problem p = batch * heads + head.
 """
 
@@ -33,6 +33,7 @@ from .triton_tiles import (
     slot_vector,
     store_slot_rows,
     store_slot_vector,
+    store_token_rows,
     summed,
     token_marginal,
     token_rows,
@@ -49,10 +50,10 @@ def _start_walk(k, sk_n, sk_d, log_b, sb_n, q, scale, begin, end, S, zero,
     top = tl.full([S_PAD], NOTHING, tl.float32)
     total = tl.zeros([S_PAD], tl.float32)
     kept = slot_rows(q, S, D, S_PAD, D_PAD)
-    for first in range(begin, end, BLOCK_N):
+    for first in tl.range(begin, end, BLOCK_N, disable_licm=RELOAD):
         slots = slot_rows(q + first * zero, S, D, S_PAD, D_PAD) if RELOAD else kept
-        tokens, lb = token_marginal(log_b, sb_n, first, end, BLOCK_N)
-        keys = token_rows(k, sk_n, sk_d, tokens, lb, D, D_PAD)
+        start, _inside, lb = token_marginal(log_b, sb_n, first, end, BLOCK_N)
+        keys = token_rows(k, sk_n, sk_d, start, lb, D, D_PAD, BLOCK_N)
         z = scores(keys, slots, scale, WORK) + lb[:, None]
         higher = tl.maximum(top, tl.max(z, 0))
         safe = tl.where(higher == NOTHING, 0.0, higher)
@@ -69,10 +70,10 @@ def _mass_walk(k, sk_n, sk_d, log_b, sb_n, q, f, scale, begin, end, S, zero,
     masses = empty_sum(BLOCK_N, S_PAD, RELOAD)
     gram = tl.zeros([S_PAD, S_PAD], tl.float32)
     kept = slot_rows(q, S, D, S_PAD, D_PAD)
-    for first in range(begin, end, BLOCK_N):
+    for first in tl.range(begin, end, BLOCK_N, disable_licm=RELOAD):
         slots = slot_rows(q + first * zero, S, D, S_PAD, D_PAD) if RELOAD else kept
-        tokens, lb = token_marginal(log_b, sb_n, first, end, BLOCK_N)
-        keys = token_rows(k, sk_n, sk_d, tokens, lb, D, D_PAD)
+        start, _inside, lb = token_marginal(log_b, sb_n, first, end, BLOCK_N)
+        keys = token_rows(k, sk_n, sk_d, start, lb, D, D_PAD, BLOCK_N)
         A = assignment(scores(keys, slots, scale, WORK), f)
         P = A * tl.exp2(lb)[:, None]
         masses = added(masses, P, RELOAD)
@@ -82,22 +83,20 @@ def _mass_walk(k, sk_n, sk_d, log_b, sb_n, q, f, scale, begin, end, S, zero,
 
 
 @triton.jit
-def _read_walk(k, sk_n, sk_d, v, sv_n, sv_d, log_b, sb_n, q, f, plan, scale, begin, end, S, N, zero,
+def _read_walk(k, sk_n, sk_d, v, sv_n, sv_d, log_b, sb_n, q, f, scale, begin, end, S, zero,
                D: tl.constexpr, DV: tl.constexpr, S_PAD: tl.constexpr, D_PAD: tl.constexpr, DV_PAD: tl.constexpr,
-               BLOCK_N: tl.constexpr, PLAN: tl.constexpr, RELOAD: tl.constexpr, WORK: tl.constexpr):  # fmt: skip
-    """r and P v of the last step; writes the plan."""
+               BLOCK_N: tl.constexpr, RELOAD: tl.constexpr, WORK: tl.constexpr):  # fmt: skip
+    """r and P v of the last step."""
     masses = empty_sum(BLOCK_N, S_PAD, RELOAD)
     read = tl.zeros([S_PAD, DV_PAD], tl.float32)
     kept = slot_rows(q, S, D, S_PAD, D_PAD)
-    for first in range(begin, end, BLOCK_N):
+    for first in tl.range(begin, end, BLOCK_N, disable_licm=RELOAD):
         slots = slot_rows(q + first * zero, S, D, S_PAD, D_PAD) if RELOAD else kept
-        tokens, lb = token_marginal(log_b, sb_n, first, end, BLOCK_N)
-        keys = token_rows(k, sk_n, sk_d, tokens, lb, D, D_PAD)
+        start, _inside, lb = token_marginal(log_b, sb_n, first, end, BLOCK_N)
+        keys = token_rows(k, sk_n, sk_d, start, lb, D, D_PAD, BLOCK_N)
         P = assignment(scores(keys, slots, scale, WORK), f) * tl.exp2(lb)[:, None]
         masses = added(masses, P, RELOAD)
-        if PLAN:
-            _store_plan(plan, P, tokens, end, S, N, S_PAD)
-        values = token_rows(v, sv_n, sv_d, tokens, lb, DV, DV_PAD)
+        values = token_rows(v, sv_n, sv_d, start, lb, DV, DV_PAD, BLOCK_N)
         read += _read(P, values, WORK)
     return summed(masses, RELOAD), read
 
@@ -105,13 +104,6 @@ def _read_walk(k, sk_n, sk_d, v, sv_n, sv_d, log_b, sb_n, q, f, plan, scale, beg
 @triton.jit
 def _read(P, values, WORK: tl.constexpr):
     return product(tl.trans(P), values, WORK)
-
-
-@triton.jit
-def _store_plan(plan, P, tokens, end, S, N, S_PAD: tl.constexpr):
-    slots = tl.arange(0, S_PAD).to(tl.int64)
-    mask = (tokens < end)[:, None] & (slots < S)[None, :]
-    tl.store(plan + slots[None, :] * N + tokens[:, None], P, mask=mask)
 
 
 @triton.jit
@@ -133,9 +125,9 @@ def resident_forward(
     batch, head = problem // heads, problem % heads
     q_ = slot_rows(q + problem * S * D, S, D, S_PAD, D_PAD)
     la = slot_vector(log_a + problem * S, S, NOTHING, S_PAD) * LOG2E
-    tokens, lb = token_marginal(log_b + batch * sb_b + head * sb_h, sb_n, 0, N, BLOCK_N)
+    start, inside, lb = token_marginal(log_b + batch * sb_b + head * sb_h, sb_n, 0, N, BLOCK_N)
     b = tl.exp2(lb)[:, None]
-    keys = token_rows(k + batch * sk_b + head * sk_h, sk_n, sk_d, tokens, lb, D, D_PAD)
+    keys = token_rows(k + batch * sk_b + head * sk_h, sk_n, sk_d, start, lb, D, D_PAD, BLOCK_N)
     x = scores(keys, q_, scale, WORK)
     potentials += problem * iterations * S
     row_masses += problem * iterations * S
@@ -157,8 +149,8 @@ def resident_forward(
     P = assignment(x, f) * b
     mass = tl.sum(P, 0)
     if PLAN:
-        _store_plan(plan + problem * S * N, P, tokens, N, S, N, S_PAD)
-    values = token_rows(v + batch * sv_b + head * sv_h, sv_n, sv_d, tokens, lb, DV, DV_PAD)
+        store_token_rows(plan + problem * S * N, P, start, inside, S, S_PAD, BLOCK_N)
+    values = token_rows(v + batch * sv_b + head * sv_h, sv_n, sv_d, start, lb, DV, DV_PAD, BLOCK_N)
     read = divide(_read(P, values, WORK), mass[:, None])
     store_slot_rows(out + problem * S * DV, read, S, DV, S_PAD, DV_PAD)
     store_slot_vector(row_mass + problem * S, mass, S, S_PAD)
@@ -168,10 +160,10 @@ def resident_forward(
 
 @triton.jit(do_not_specialize=RUNTIME)
 def stream_forward(
-    q, k, v, log_a, log_b, out, row_mass, plan, potentials, row_masses, grams,
+    q, k, v, log_a, log_b, out, row_mass, potentials, row_masses, grams,
     sk_b, sk_h, sk_n, sk_d, sv_b, sv_h, sv_n, sv_d, sb_b, sb_h, sb_n, heads, S, N, iterations, zero, scale,
     D: tl.constexpr, DV: tl.constexpr, S_PAD: tl.constexpr, D_PAD: tl.constexpr, DV_PAD: tl.constexpr,
-    BLOCK_N: tl.constexpr, PLAN: tl.constexpr, GRAMS: tl.constexpr, RELOAD: tl.constexpr, WORK: tl.constexpr,
+    BLOCK_N: tl.constexpr, GRAMS: tl.constexpr, RELOAD: tl.constexpr, WORK: tl.constexpr,
 ):  # fmt: skip
     """One program a problem, any N."""
     problem = tl.program_id(0).to(tl.int64)
@@ -201,8 +193,8 @@ def stream_forward(
         f = next_potential(f, la, mass)
 
     mass, read = _read_walk(
-        k, sk_n, sk_d, v, sv_n, sv_d, log_b, sb_n, q, f, plan + problem * S * N, scale, 0, N, S, N, zero,
-        D, DV, S_PAD, D_PAD, DV_PAD, BLOCK_N, PLAN, RELOAD, WORK,
+        k, sk_n, sk_d, v, sv_n, sv_d, log_b, sb_n, q, f, scale, 0, N, S, zero,
+        D, DV, S_PAD, D_PAD, DV_PAD, BLOCK_N, RELOAD, WORK,
     )  # fmt: skip
     store_slot_rows(out + problem * S * DV, divide(read, mass[:, None]), S, DV, S_PAD, DV_PAD)
     store_slot_vector(row_mass + problem * S, mass, S, S_PAD)
@@ -297,12 +289,11 @@ def split_step(
 
 @triton.jit(do_not_specialize=RUNTIME)
 def split_read(
-    q, k, v, log_a, log_b, tops, parts, made, reads, plan, potentials, row_masses,
+    q, k, v, log_a, log_b, tops, parts, made, reads, potentials, row_masses,
     sk_b, sk_h, sk_n, sk_d, sv_b, sv_h, sv_n, sv_d, sb_b, sb_h, sb_n, heads, S, N, iterations, span, splits, zero,
     scale,
     D: tl.constexpr, DV: tl.constexpr, S_PAD: tl.constexpr, D_PAD: tl.constexpr, DV_PAD: tl.constexpr,
-    BLOCK_N: tl.constexpr, SPLITS_PAD: tl.constexpr, FIRST: tl.constexpr, PLAN: tl.constexpr,
-    RELOAD: tl.constexpr, WORK: tl.constexpr,
+    BLOCK_N: tl.constexpr, SPLITS_PAD: tl.constexpr, FIRST: tl.constexpr, RELOAD: tl.constexpr, WORK: tl.constexpr,
 ):  # fmt: skip
     """The last step. reads: [P, splits, S, DV]."""
     problem, split = tl.program_id(0).to(tl.int64), tl.program_id(1)
@@ -316,11 +307,27 @@ def split_read(
     begin = split * span
     mass, read = _read_walk(
         k + batch * sk_b + head * sk_h, sk_n, sk_d, v + batch * sv_b + head * sv_h, sv_n, sv_d,
-        log_b + batch * sb_b + head * sb_h, sb_n, q, f, plan + problem * S * N, scale, begin,
-        tl.minimum(begin + span, N), S, N, zero, D, DV, S_PAD, D_PAD, DV_PAD, BLOCK_N, PLAN, RELOAD, WORK,
+        log_b + batch * sb_b + head * sb_h, sb_n, q, f, scale, begin,
+        tl.minimum(begin + span, N), S, zero, D, DV, S_PAD, D_PAD, DV_PAD, BLOCK_N, RELOAD, WORK,
     )  # fmt: skip
     store_slot_vector(made + (problem * splits + split) * S, mass, S, S_PAD)
     store_slot_rows(reads + (problem * splits + split) * S * DV, read, S, DV, S_PAD, DV_PAD)
+
+
+@triton.jit(do_not_specialize=RUNTIME)
+def split_plan(
+    q, k, log_b, plan, potentials, sk_b, sk_h, sk_n, sk_d, sb_b, sb_h, sb_n, heads, S, N, iterations, scale,
+    D: tl.constexpr, S_PAD: tl.constexpr, D_PAD: tl.constexpr, BLOCK_N: tl.constexpr, WORK: tl.constexpr,
+):  # fmt: skip
+    """The plan, where it is asked for and not resident: one program a tile, from the last potentials."""
+    problem, first = tl.program_id(0).to(tl.int64), tl.program_id(1) * BLOCK_N
+    batch, head = problem // heads, problem % heads
+    slots = slot_rows(q + problem * S * D, S, D, S_PAD, D_PAD)
+    f = slot_vector(potentials + (problem * iterations + iterations - 1) * S, S, NOTHING, S_PAD)
+    start, inside, lb = token_marginal(log_b + batch * sb_b + head * sb_h, sb_n, first, N, BLOCK_N)
+    keys = token_rows(k + batch * sk_b + head * sk_h, sk_n, sk_d, start, lb, D, D_PAD, BLOCK_N)
+    P = assignment(scores(keys, slots, scale, WORK), f) * tl.exp2(lb)[:, None]
+    store_token_rows(plan + problem * S * N, P, start, inside, S, S_PAD, BLOCK_N)
 
 
 @triton.jit(do_not_specialize=RUNTIME)

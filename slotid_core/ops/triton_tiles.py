@@ -8,11 +8,12 @@ Hazards that every kernel minds:
   * a masked token may hold NaN or anything else: its k and v are never loaded, since 0 * NaN would leak;
   * tests for an empty sum say `== 0`: `> 0` would hide a NaN;
   * `tl.dot` wants 16 of everything, so S, d and dv are padded to powers of 2 from 16 on;
-  * offsets are int64: k of a long clip passes 2^31 elements before it fills a card;
+  * offsets up to a tile are int64: k of a long clip passes 2^31 elements before it fills a card;
   * what belongs to the slots is the same for every tile, and the compiler would keep it in registers throughout, in
     every layout it is used in. With many slots that spills. Under RELOAD it is loaded anew for each tile, at an offset
-    of `first * zero`: zero is an argument that is always 0, which the compiler cannot know. For the same reason sums
-    over tokens are then kept as vectors, at the price of a reduction for each tile;
+    of `first * zero`: zero is an argument that is always 0, which the compiler cannot know; and no address is made
+    before the loop (disable_licm). For the same reason sums over tokens are then kept as vectors, at the price of a
+    reduction for each tile;
   * a softmax over slots wants whole rows within a warp, so the compiler gives every warp 16 rows: more warps than
     BLOCK_N / 16 would do the same work twice.
 """
@@ -52,20 +53,35 @@ def scores(keys, q, scale, WORK: tl.constexpr):
 
 @triton.jit
 def token_marginal(log_b, stride_n, first, end, BLOCK_N: tl.constexpr):
-    """Numbers of the tile's tokens, and their log2 b; -inf past the end."""
-    tokens = first + tl.arange(0, BLOCK_N).to(tl.int64)
-    marginal = tl.load(log_b + tokens * stride_n, mask=tokens < end, other=NOTHING)
-    return tokens, marginal.to(tl.float32) * LOG2E
+    """Number of the tile's first token (int64), which of its tokens are there, and their log2 b, -inf past the end."""
+    start = tl.program_id(0).to(tl.int64) * 0 + first
+    local = tl.arange(0, BLOCK_N)
+    inside = first + local < end
+    marginal = tl.load(log_b + start * stride_n + local * stride_n, mask=inside, other=NOTHING)
+    return start, inside, marginal.to(tl.float32) * LOG2E
 
 
 @triton.jit
-def token_rows(base, stride_n, stride_d, tokens, log_b, D: tl.constexpr, D_PAD: tl.constexpr):
+def token_rows(base, stride_n, stride_d, start, log_b, D: tl.constexpr, D_PAD: tl.constexpr, BLOCK_N: tl.constexpr):
     """k or v of the tile [BLOCK_N, D_PAD]; 0 for a token that is masked."""
-    features = tl.arange(0, D_PAD).to(tl.int64)
+    local = tl.arange(0, BLOCK_N)
+    features = tl.arange(0, D_PAD)
     mask = (log_b != NOTHING)[:, None]
     if D != D_PAD:
         mask = mask & (features < D)[None, :]
-    return tl.load(base + tokens[:, None] * stride_n + features[None, :] * stride_d, mask=mask, other=0.0)
+    # Within a tile 32 bits do: the launcher sees to strides of less than 2^24.
+    return tl.load(
+        base + start * stride_n + local[:, None] * stride_n + features[None, :] * stride_d, mask=mask, other=0.0
+    )
+
+
+@triton.jit
+def store_token_rows(base, values, start, inside, D, D_PAD: tl.constexpr, BLOCK_N: tl.constexpr):
+    """Rows of the tile [BLOCK_N, D_PAD] to a dense [N, D]."""
+    local = tl.arange(0, BLOCK_N)
+    features = tl.arange(0, D_PAD)
+    at = base + start * D + local[:, None] * D + features[None, :]
+    tl.store(at, values.to(base.dtype.element_ty), mask=inside[:, None] & (features < D)[None, :])
 
 
 @triton.jit

@@ -79,7 +79,8 @@ def default(problem: Problem) -> Launch:
         held = power_of_two(problem.tokens)
         return Launch(RESIDENT, held, min(held // 16, max(4, held * problem.slots // 1024)))
     alone = problem.tokens <= 2048 or problem.count >= 2 * problem.processors
-    return Launch(STREAM if alone else SPLIT, 64, 4)
+    # Kernels of one walk each hold less at once, which more than 32 slots need.
+    return Launch(STREAM if alone and problem.slots <= 32 else SPLIT, 64, 4)
 
 
 def may_be_resident(problem: Problem) -> bool:
