@@ -29,7 +29,7 @@ $(VENV)/demo.stamp: $(VENV)/torch.stamp pyproject.toml
 	touch $@
 
 $(VENV)/test.stamp: $(VENV)/demo.stamp
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[headless,dlib,test,test-insightface]"
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[headless,train,eval,dlib,test,test-insightface]"
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps "insightface>=1.0"
 	touch $@
 
