@@ -52,7 +52,7 @@ def test_weights_say_what_they_are():
 def test_weights_have_the_original_wan_names():
     dit, vae = (checkpoint.read_header(path).tensors for path in (FILES.diffusion_model, FILES.vae))
     assert dit["patch_embedding.weight"][1] == (256, 16, 1, 2, 2)
-    assert dit["blocks.5.ffn.0.weight"][1] == (1024, 256) and "blocks.6.ffn.0.weight" not in dit
+    assert dit["blocks.3.ffn.0.weight"][1] == (1024, 256) and "blocks.4.ffn.0.weight" not in dit
     assert dit["text_embedding.0.weight"][1] == (256, 4096)
     assert vae["decoder.head.0.gamma"][1] == (16, 1, 1, 1) and vae["conv2.weight"][1] == (16, 16, 1, 1, 1)
     assert vae.keys() == WanVAE(16).state_dict().keys()

@@ -185,7 +185,7 @@ def test_one_command_builds_every_file(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(weights, "build", lambda *_: pytest.fail("trained"))
     weights.main(["--work", str(tmp_path / "work"), "--seeded", "--threads", str(torch.get_num_threads())])
     assert all("not trained, seed 0" in read_header(path).metadata["trained_on"] for path in made.weights())
-    assert SlotID.load(made.slot_id).config.encoder.width == 192
+    assert SlotID.load(made.slot_id).config.encoder.width == 128
 
 
 def test_the_vae_learns_and_freezes_what_it_is_told(tmp_path):
