@@ -24,7 +24,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.usage = "slotid train [cache] CONFIG [--run FOLDER] [--set SECTION.KEY=VALUE ...]"
     parser.add_argument("config", nargs="+", metavar="CONFIG", help="a TOML file, or the name of a shipped config")
     parser.add_argument(
-        "-o", "--run", dest="folder", type=Path, metavar="FOLDER", help="of the run (default: runs/ and the config's name)"
+        "-o", "--run", dest="folder", type=Path, metavar="FOLDER", help="of the run (default: runs/ + config's name)"
     )
     parser.add_argument(
         "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="change one key of the config"
