@@ -39,7 +39,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-TILE = 1 << 16  # scores in a tile: a quarter of a megabyte in float32; a few of them stay in a core's own cache
+TILE = 1 << 18  # scores in a tile: a megabyte in float32
+GRADIENT_TILE = 1 << 15  # of the backward pass, where many tensors of a tile's size live at once
 KEPT = 1 << 22  # scores kept from one iteration to the next; a problem with more makes them anew
 SPREAD = 30.0  # float32 holds exp(-87): weights that were rounded to 0 stay below exp(30 - 87) of their column
 
@@ -108,7 +109,7 @@ def forward(
     flat_a = log_a.reshape(P, S)
     for some, tokens in _groups(q, k, v, log_b, eps, TILE):
         a = flat_a[some].to(dtype)
-        weights = _Weights(tokens, _start(tokens, a))
+        weights = _Weights(tokens, a)
         for step in range(iterations - 1):
             potentials[some, step] = weights.potential()
             row_masses[some, step] = mass = weights.masses(grams[some, step] if with_grams else None)
@@ -142,8 +143,7 @@ def backward(
     made = Gradients(*(t.new_empty(P, *t.shape[len(batch) :]) for t in (q, k, v, log_a, log_b)))
     flat = [t.reshape(P, *t.shape[len(batch) :]) for t in (q, log_a, out, d_out, d_row_mass, *state)]
     d_plans = None if d_plan is None else d_plan.reshape(P, *d_plan.shape[-2:])
-    # Twice as many tensors of a tile's size live at once as in the forward pass.
-    for some, tokens in _groups(q, k, v, log_b, eps, TILE // 2):
+    for some, tokens in _groups(q, k, v, log_b, eps, GRADIENT_TILE):
         q_, a, out_, d_out_, d_mass, f, r, grams = (t[some].to(dtype) for t in flat)
         d_read = _divide(d_out_, r[:, -1].unsqueeze(-1))
         d_mass = (d_mass - (d_read * out_).sum(-1)).unsqueeze(-1)
@@ -171,7 +171,7 @@ def backward(
             made.v[some, tile.where] = A.mul_(tile.b).mT @ d_read
             del A
             for base, steps in sharing:
-                weights = E if base is None else _weights(x, base)[0]
+                weights = E if base is None else _weights(x + base.unsqueeze(-1))
                 u = _scaling(_moves(f[:, steps], f[:, -1] if base is None else base))
                 uy = u * y[:, steps]
                 c = _one_for_zero(u @ weights)
@@ -237,10 +237,16 @@ class _Tile:
 class _Weights:
     """E of every tile for one f, and how far f has moved since."""
 
-    def __init__(self, tokens: _Tokens, potential: Tensor) -> None:
+    def __init__(self, tokens: _Tokens, log_a: Tensor) -> None:
         self.tokens = tokens
         self.keeps = tokens.scores * tokens.count <= KEPT
-        self._rest(potential)
+        scores = self._scores()
+        scores = list(scores) if self.keeps else scores
+        mass = torch.full_like(log_a, -math.inf)
+        for tile, x in scores:
+            mass = torch.logaddexp(mass, _log_sum(x + tile.log_b))
+        # With every token masked there is nothing to start from.
+        self._rest(log_a - mass.masked_fill_(mass == -math.inf, 0), scores if self.keeps else self._scores())
 
     def potential(self) -> Tensor:
         """f [g, S]."""
@@ -266,7 +272,7 @@ class _Weights:
         self.moved = self.moved + change
         near = self.tokens.may_look and _spread(self.moved) <= SPREAD
         if not near:
-            self._rest(self.potential())
+            self._rest(self.potential(), self._scores())
 
     def read_out(self, plan: Tensor | None) -> tuple[Tensor, Tensor]:
         """out [g, S, dv] and r [g, S] of the last step; writes the plan into `plan` [g, S, N]."""
@@ -280,15 +286,18 @@ class _Weights:
                 plan[..., tile.where] = E * u * w
         return _divide(read, total), (u * total).squeeze(-1)
 
-    def _rest(self, potential: Tensor) -> None:
+    def _rest(self, potential: Tensor, scores: Iterable[tuple[_Tile, Tensor]]) -> None:
         self.base, self.moved = potential, torch.zeros_like(potential)
-        self.kept = list(self._make()) if self.keeps else None
+        self.kept = list(self._make(scores)) if self.keeps else None
 
     def _each(self) -> Iterable[tuple[_Tile, Tensor]]:
-        return self._make() if self.kept is None else self.kept
+        return self._make(self._scores()) if self.kept is None else self.kept
 
-    def _make(self) -> Iterator[tuple[_Tile, Tensor]]:
-        return ((tile, _weights(tile.scores(), self.base)[0]) for tile in self.tokens.tiles())
+    def _scores(self) -> Iterator[tuple[_Tile, Tensor]]:
+        return ((tile, tile.scores()) for tile in self.tokens.tiles())
+
+    def _make(self, scores: Iterable[tuple[_Tile, Tensor]]) -> Iterator[tuple[_Tile, Tensor]]:
+        return ((tile, _weights(x.add_(self.base.unsqueeze(-1)))) for tile, x in scores)
 
 
 class _LastStep(NamedTuple):
@@ -305,8 +314,8 @@ class _LastStep(NamedTuple):
 
     def of(self, tile: _Tile, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """E, A and M = A * dL/dA, each [g, S, T] and new."""
-        E, c = _weights(x, self.f)
-        A = E / _one_for_zero(c)
+        E = _weights(x + self.f.unsqueeze(-1))
+        A = E / _one_for_zero(E.sum(-2, keepdim=True))
         d_A = (self.d_read @ tile.v().mT).add_(self.d_mass)
         if self.d_plan is not None:
             d_A += self.d_plan[..., tile.where]
@@ -326,20 +335,17 @@ def _groups(
         yield some, _Tokens(q[some], k[some], v[some], log_b[some], eps, size)
 
 
-def _start(tokens: _Tokens, log_a: Tensor) -> Tensor:
-    mass = torch.full_like(log_a, -math.inf)
-    for tile in tokens.tiles():
-        mass = torch.logaddexp(mass, torch.logsumexp(tile.scores().add_(tile.log_b), -1))
-    # With every token masked there is nothing to start from.
-    return log_a - mass.masked_fill_(mass == -math.inf, 0)
-
-
-def _weights(x: Tensor, f: Tensor) -> tuple[Tensor, Tensor]:
-    """E [g, S, T] and its column sums [g, 1, T]: 1 or more, or 0 for a column whose slots are all off."""
-    z = x + f.unsqueeze(-1)
+def _weights(z: Tensor) -> Tensor:
+    """E of z = x + f [g, S, T], in its place; each column's largest is 1, or all are 0 where its slots are all off."""
     top = z.amax(-2, keepdim=True)
-    E = z.sub_(top.masked_fill_(top == -math.inf, 0)).exp_()
-    return E, E.sum(-2, keepdim=True)
+    return z.sub_(top.masked_fill_(top == -math.inf, 0)).exp_()
+
+
+def _log_sum(z: Tensor) -> Tensor:
+    """logsumexp of z [g, S, T] over the tokens, which overwrites z; -inf where every token is masked."""
+    top = z.amax(-1, keepdim=True)
+    top.masked_fill_(top == -math.inf, 0)
+    return top.squeeze(-1) + z.sub_(top).exp_().sum(-1).log()
 
 
 def _spread(moved: Tensor) -> float:

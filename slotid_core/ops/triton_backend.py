@@ -30,11 +30,10 @@ def refuses(q: Tensor, k: Tensor, v: Tensor, eps: float) -> str | None:
     if not _has_triton():
         return "Triton is not installed"
     if q.device.type == "cpu":
-        if not _interpreted():
-            return "it wants CUDA tensors, got cpu"
-    elif q.device.type != "cuda" or torch.version.hip:
+        return "it wants CUDA tensors, got cpu"
+    if q.device.type != "cuda" or torch.version.hip:
         return f"it wants an NVIDIA GPU, got {'an AMD GPU' if torch.version.hip else q.device.type}"
-    elif (capability := torch.cuda.get_device_capability(q.device)) < LEAST_CAPABILITY:
+    if (capability := torch.cuda.get_device_capability(q.device)) < LEAST_CAPABILITY:
         return f"it wants compute capability 8.0 or more, got {capability[0]}.{capability[1]}"
     if k.device != q.device or v.device != q.device:
         return f"it wants one device, got {q.device}, {k.device} and {v.device}"

@@ -16,7 +16,11 @@ def routed(inputs, eps=0.2, iterations=5):
     return *made, *torch.autograd.grad(made, inputs, upstream)
 
 
-@pytest.mark.parametrize("walk", [{"TILE": 40}, {"TILE": 40, "KEPT": 0}, {"TILE": 700}, {"SPREAD": -1.0}], ids=str)
+@pytest.mark.parametrize(
+    "walk",
+    [{"TILE": 40, "GRADIENT_TILE": 40}, {"TILE": 40, "KEPT": 0}, {"GRADIENT_TILE": 700}, {"SPREAD": -1.0}],
+    ids=str,
+)
 @pytest.mark.parametrize("iterations", [1, 2, 6])
 def test_the_walk_changes_nothing(monkeypatch, walk, iterations):
     inputs = double(problem(7, 33, 8, batch=(3, 2)))
