@@ -39,7 +39,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-TILE = 1 << 18  # scores in a tile: a megabyte in float32
+TILE = 1 << 19  # scores in a tile: two megabytes in float32
 GRADIENT_TILE = 1 << 15  # of the backward pass, where many tensors of a tile's size live at once
 KEPT = 1 << 22  # scores kept from one iteration to the next; a problem with more makes them anew
 SPREAD = 30.0  # float32 holds exp(-87): weights that were rounded to 0 stay below exp(30 - 87) of their column
@@ -275,15 +275,15 @@ class _Weights:
             self._rest(self.potential(), self._scores())
 
     def read_out(self, plan: Tensor | None) -> tuple[Tensor, Tensor]:
-        """out [g, S, dv] and r [g, S] of the last step; writes the plan into `plan` [g, S, N]."""
+        """out [g, S, dv] and r [g, S] of the last step, which uses E up; writes the plan into `plan` [g, S, N]."""
         u = _scaling(self.moved).unsqueeze(-1)
         total, read = torch.zeros_like(u), 0
         for tile, E in self._each():
-            w = tile.b / _one_for_zero(u.mT @ E)
-            total += E @ w.mT
-            read = read + E @ (tile.v() * w.mT)
+            E.mul_(tile.b / _one_for_zero(u.mT @ E))
+            total += E.sum(-1, keepdim=True)
+            read = read + E @ tile.v()
             if plan is not None:
-                plan[..., tile.where] = E * u * w
+                plan[..., tile.where] = E * u
         return _divide(read, total), (u * total).squeeze(-1)
 
     def _rest(self, potential: Tensor, scores: Iterable[tuple[_Tile, Tensor]]) -> None:
