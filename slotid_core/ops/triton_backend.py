@@ -22,6 +22,8 @@ LOG2E = math.log2(math.e)
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 LEAST_CAPABILITY = (8, 0)
 WIDEST = 128
+# Slots times width, in powers of 2, that fit into a program's registers; in float32 some spill even so.
+MOST_HELD = {torch.float32: 32 * 64, torch.bfloat16: 64 * 64, torch.float16: 64 * 64}
 LEAST_EPS = 0.05  # below, scores reach thousands, where float32 leaves errors of 1e-4
 
 
@@ -42,8 +44,12 @@ def refuses(q: Tensor, k: Tensor, v: Tensor, eps: float) -> str | None:
         return f"it wants q and k in one of float32, bfloat16, float16 and v in any of them, got {found}"
     if q.dtype == torch.float32 and eps < LEAST_EPS:
         return f"float32 inputs at eps below {LEAST_EPS} want scores in float64, got {eps}"
-    if q.shape[-1] > WIDEST or v.shape[-1] > WIDEST:
+    width = max(q.shape[-1], v.shape[-1])
+    if width > WIDEST:
         return f"it wants d and dv up to {WIDEST}, got {q.shape[-1]} and {v.shape[-1]}"
+    most = min(MOST_HELD[q.dtype], MOST_HELD[v.dtype]) // power_of_two(width)
+    if q.shape[-2] > most:
+        return f"it wants up to {most} slots at this width and dtype, got {q.shape[-2]}"
     return None
 
 

@@ -83,8 +83,8 @@ def test_what_the_triton_backend_refuses(monkeypatch):
 class OnGpu:
     """What of a tensor on a GPU the declaration looks at."""
 
-    def __init__(self, dtype=torch.float32, width=64, index=0):
-        self.dtype, self.shape, self.device = dtype, (1, 4, width), torch.device("cuda", index)
+    def __init__(self, dtype=torch.float32, width=64, index=0, slots=17):
+        self.dtype, self.shape, self.device = dtype, (1, slots, width), torch.device("cuda", index)
 
 
 def test_what_the_triton_backend_refuses_on_a_gpu(monkeypatch):
@@ -97,6 +97,10 @@ def test_what_the_triton_backend_refuses_on_a_gpu(monkeypatch):
     assert "got float32, bfloat16" in refused(OnGpu(), k=OnGpu(torch.bfloat16))
     assert "float64" in refused(OnGpu(torch.float64))
     assert "up to 128, got 200" in refused(OnGpu(width=200))
+    assert refused(OnGpu(torch.bfloat16, slots=64)) is None
+    assert "up to 64 slots" in refused(OnGpu(torch.bfloat16, slots=65))
+    assert "up to 32 slots" in refused(OnGpu(torch.float32, slots=33))
+    assert "up to 32 slots" in refused(OnGpu(torch.bfloat16, slots=33, width=128))
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
     assert "8.0 or more, got 7.5" in refused(OnGpu())
 
