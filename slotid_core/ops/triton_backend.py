@@ -22,6 +22,7 @@ LOG2E = math.log2(math.e)
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 LEAST_CAPABILITY = (8, 0)
 WIDEST = 128
+HAS_TRITON = importlib.util.find_spec("triton") is not None
 # Slots times width, in powers of 2, that fit into a program's registers; in float32 some spill even so.
 MOST_HELD = {torch.float32: 32 * 64, torch.bfloat16: 64 * 64, torch.float16: 64 * 64}
 LEAST_EPS = 0.05  # below, scores reach thousands, where float32 leaves errors of 1e-4
@@ -29,13 +30,13 @@ LEAST_EPS = 0.05  # below, scores reach thousands, where float32 leaves errors o
 
 def refuses(q: Tensor, k: Tensor, v: Tensor, eps: float) -> str | None:
     """The reason why these tensors cannot be served, or None."""
-    if not _has_triton():
+    if not HAS_TRITON:
         return "Triton is not installed"
     if q.device.type == "cpu":
         return "it wants CUDA tensors, got cpu"
     if q.device.type != "cuda" or torch.version.hip:
         return f"it wants an NVIDIA GPU, got {'an AMD GPU' if torch.version.hip else q.device.type}"
-    if (capability := torch.cuda.get_device_capability(q.device)) < LEAST_CAPABILITY:
+    if (capability := _capability(q.device)) < LEAST_CAPABILITY:
         return f"it wants compute capability 8.0 or more, got {capability[0]}.{capability[1]}"
     if k.device != q.device or v.device != q.device:
         return f"it wants one device, got {q.device}, {k.device} and {v.device}"
@@ -53,6 +54,12 @@ def refuses(q: Tensor, k: Tensor, v: Tensor, eps: float) -> str | None:
     return None
 
 
+# The choice of a backend is part of a compiled caller's graph; this is a constant in it.
+@torch.compiler.assume_constant_result
+def _capability(device: torch.device) -> tuple[int, int]:
+    return torch.cuda.get_device_capability(device)
+
+
 def precision(q: Tensor, eps: float) -> torch.dtype:
     """The dtype of the state."""
     return torch.float32
@@ -60,11 +67,6 @@ def precision(q: Tensor, eps: float) -> torch.dtype:
 
 def _interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET", "0") == "1"
-
-
-@lru_cache(1)
-def _has_triton() -> bool:
-    return importlib.util.find_spec("triton") is not None
 
 
 class _Call:

@@ -73,9 +73,9 @@ def refused(q, k=None, v=None, eps=0.2):
 
 def test_what_the_triton_backend_refuses(monkeypatch):
     q = torch.empty(1, 4, 64)
-    monkeypatch.setattr(triton_backend, "_has_triton", lambda: False)
+    monkeypatch.setattr(triton_backend, "HAS_TRITON", False)
     assert "not installed" in refused(q)
-    monkeypatch.setattr(triton_backend, "_has_triton", lambda: True)
+    monkeypatch.setattr(triton_backend, "HAS_TRITON", True)
     assert "wants CUDA tensors, got cpu" in refused(q)
     assert "NVIDIA" in refused(q.to("meta"))
 
@@ -88,8 +88,8 @@ class OnGpu:
 
 
 def test_what_the_triton_backend_refuses_on_a_gpu(monkeypatch):
-    monkeypatch.setattr(triton_backend, "_has_triton", lambda: True)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(triton_backend, "HAS_TRITON", True)
+    monkeypatch.setattr(triton_backend, "_capability", lambda device: (9, 0))
     assert refused(OnGpu()) is None and refused(OnGpu(torch.bfloat16), eps=1e-4) is None
     assert refused(OnGpu(), v=OnGpu(torch.bfloat16)) is None
     assert "float64" in refused(OnGpu(), eps=0.01)
@@ -101,7 +101,7 @@ def test_what_the_triton_backend_refuses_on_a_gpu(monkeypatch):
     assert "up to 64 slots" in refused(OnGpu(torch.bfloat16, slots=65))
     assert "up to 32 slots" in refused(OnGpu(torch.float32, slots=33))
     assert "up to 32 slots" in refused(OnGpu(torch.bfloat16, slots=33, width=128))
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    monkeypatch.setattr(triton_backend, "_capability", lambda device: (7, 5))
     assert "8.0 or more, got 7.5" in refused(OnGpu())
 
 
