@@ -143,7 +143,9 @@ def backward(
     made = Gradients(*(t.new_empty(P, *t.shape[len(batch) :]) for t in (q, k, v, log_a, log_b)))
     flat = [t.reshape(P, *t.shape[len(batch) :]) for t in (q, log_a, out, d_out, d_row_mass, *state)]
     d_plans = None if d_plan is None else d_plan.reshape(P, *d_plan.shape[-2:])
-    for some, tokens in _groups(q, k, v, log_b, eps, GRADIENT_TILE):
+    # Small problems go several at once all the same: beside their gradients the tiles are small.
+    small = q.shape[-2] * k.shape[-2] <= GRADIENT_TILE
+    for some, tokens in _groups(q, k, v, log_b, eps, TILE // 2 if small else GRADIENT_TILE):
         q_, a, out_, d_out_, d_mass, f, r, grams = (t[some].to(dtype) for t in flat)
         d_read = _divide(d_out_, r[:, -1].unsqueeze(-1))
         d_mass = (d_mass - (d_read * out_).sum(-1)).unsqueeze(-1)
