@@ -29,6 +29,15 @@ BATCH = 16
 ENCODED = 4  # clips at once: more do not fit a CPU's cache
 EVERY_PROMPT = [Prompt(p, e, b) for p in POSES for e in EXPRESSIONS for b in BACKGROUNDS]
 FACE_SAMPLES = 4  # along each side of a latent cell
+HEAD_COUNTS = 0.15  # of the head around the features, which count 1
+# Where on the head the features are that tell people apart, and how large: (across, up, ahead) in half axes of the
+# head, radius in frame units. The eyes' own place is `eye_gap`, the last two are where a mole or an earring may be.
+FEATURES = (
+    (0.0, -0.60, 0.80, 0.20),
+    ("eye_gap", 0.14, 0.90, 0.13),
+    (0.78, -0.28, 0.60, 0.09),
+    (1.04, -0.36, 0.0, 0.10),
+)
 
 
 def fill_demo_store(folder: Path, vae_file: Path, people: int, size: int, targets: int, references: int) -> None:
@@ -104,24 +113,39 @@ def normalised_parameters(who: People) -> Tensor:
 
 
 def face_cells(who: People, tracks: Tracks, size: int) -> Tensor:
-    """How much of each latent cell [B, F, size/8, size/8] the head covers, 0 .. 1, from the tracks.
+    """How much each latent cell [B, F, size/8, size/8] tells who is seen and how they look, 0 .. 1, from the tracks.
 
-    The outline of an ellipsoid with half axes r turned by R is p^T ((R diag(r^2) R^T)[:2, :2])^-1 p = 1 on the screen.
+    1 at the mouth, the eyes and the places of marks as far as they are turned to the camera, `HEAD_COUNTS` on the rest
+    of the head. The outline of an ellipsoid with half axes r turned by R is p^T ((R diag(r^2) R^T)[:2, :2])^-1 p = 1 on
+    the screen.
     """
     side = size // 8 * FACE_SAMPLES
     line = ((torch.arange(side) + 0.5) * 2 / side - 1) / ZOOM
     clips, frames = tracks.yaw.shape
     turn = rotation(tracks.yaw.flatten(), tracks.pitch.flatten(), tracks.roll.flatten())
-    width = (HEAD_HEIGHT * who["aspect"])[:, None].expand(clips, frames).flatten()
+    width = _each_frame(HEAD_HEIGHT * who["aspect"], frames)
     radii = torch.stack([width, torch.full_like(width, HEAD_HEIGHT), torch.full_like(width, HEAD_HEIGHT * 0.92)], -1)
     outline = (turn * radii.square()[:, None] @ turn.transpose(1, 2))[:, :2, :2].inverse()
     x = line[None, None, :] - tracks.x.flatten()[:, None, None]
     y = -line[None, :, None] - HEAD_CENTRE - tracks.y.flatten()[:, None, None]
     a, b, c = (outline[:, i, j][:, None, None] for i, j in ((0, 0), (0, 1), (1, 1)))
-    inside = (a * x * x + 2 * b * x * y + c * y * y <= 1).float()
-    cells = torch.nn.functional.avg_pool2d(inside, FACE_SAMPLES).unflatten(0, (clips, frames))
+    counts = HEAD_COUNTS * (a * x * x + 2 * b * x * y + c * y * y <= 1).float()
+    for across, up, ahead, radius in FEATURES:
+        across = _each_frame(who[across], frames) if isinstance(across, str) else torch.full_like(width, across)
+        for place in (across, -across):
+            place = torch.stack([place, torch.full_like(width, up), torch.full_like(width, ahead)], -1) * radii
+            px, py, pz = (turn @ place[..., None])[..., 0].unbind(-1)
+            facing = (pz / HEAD_HEIGHT / 0.3 + 0.5).clamp(0, 1)[:, None, None]
+            near = (x - px[:, None, None]).square() + (y - py[:, None, None]).square() <= radius**2
+            counts = torch.maximum(counts, near * facing)
+    cells = torch.nn.functional.avg_pool2d(counts, FACE_SAMPLES).unflatten(0, (clips, frames))
     # One latent frame of the first frame, one of every four that follow.
     return torch.cat([cells[:, :1], cells[:, 1:].unflatten(1, (-1, 4)).mean(2)], 1)
+
+
+def _each_frame(values: Tensor, frames: int) -> Tensor:
+    """[B] to [B * frames]."""
+    return values[:, None].expand(-1, frames).flatten()
 
 
 def _references(vae: WanVAE, seeds: Sequence[int], take: int, size: int, writer: StoreWriter) -> dict[str, Tensor]:

@@ -6,7 +6,7 @@ from slotid_core.demo import store as demo
 from slotid_core.demo.clips import reference_clips, target_clips
 from slotid_core.demo.files import demo_files
 from slotid_core.demo.people import PARAMETERS, TRAIN, People, people
-from slotid_core.demo.prompts import embed_empty, embed_prompt
+from slotid_core.demo.prompts import Prompt, embed_empty, embed_prompt
 from slotid_core.demo.renderer import render
 from slotid_core.demo.wan_vae import WanVAE
 from slotid_core.training.data import PairStore
@@ -26,11 +26,24 @@ def test_face_cells_are_where_the_head_is():
     changed = (tones[0] - tones[1]).abs().mean(-1)[:, :1]
     cells = torch.nn.functional.avg_pool2d(changed, 8)
     first = face[:, :1]
-    assert cells[first > 0.9].mean() > 4 * cells[first == 0].mean()
-    # The weight follows the head: its centre lies where the tracks put it.
-    columns = (torch.arange(8) + 0.5) * 2 / 8 - 1
-    centre = (first.sum((1, 2)) * columns).sum(-1) / first.sum((1, 2, 3))
-    assert torch.corrcoef(torch.stack([centre, clips.tracks.x[:, 0]]))[0, 1] > 0.8
+    assert cells[first >= demo.HEAD_COUNTS].mean() > 4 * cells[first == 0].mean()
+
+
+def test_what_tells_people_apart_counts_most():
+    prompts = [Prompt("front", "smile", "blue")] * 6
+    clips = target_clips(TRAIN[:6], prompts=prompts)
+    face = demo.face_cells(clips.people, clips.tracks, 64)
+    for name, low, high in (("eye_hue", 0.1, 0.6), ("lip_fullness", 0.02, 0.05), ("mouth_width", 0.16, 0.23)):
+        pictures = []
+        for value in (low, high):
+            who = People(clips.people.seeds, {**clips.people.values, name: torch.full((6,), value)})
+            pictures.append(render(who, clips.tracks))
+        changed = torch.nn.functional.avg_pool2d((pictures[0] - pictures[1]).abs().mean(-1)[:, :1], 8)
+        # Most of the change lies where cells count more than the plain head.
+        weights = face[:, :1]
+        share = (changed * (weights > 0.3)).sum() / changed.sum()
+        assert share > 0.8, (name, share)
+        assert (weights > 0.3).float().mean() < 0.3
 
 
 def test_parameters_fill_their_range():
