@@ -221,3 +221,28 @@ def test_the_sheets_of_the_demo_tasks(tmp_path):
     for name, changes in (("demo_vae", ["samples.rows=1"]), ("demo_backbone", store)):
         picture = make_task(load_experiment(name, changes)).sample(7)
         assert picture.dtype == np.uint8 and picture.shape[2] == 3 and picture.std() > 10
+
+
+def test_no_word_is_lost_in_training(tmp_path):
+    pytest.importorskip("diffusers")
+    from slotid_core.demo.prompts import BACKGROUNDS, EXPRESSIONS, POSES, embed_prompt
+    from slotid_core.demo.store import fill_demo_store
+    from slotid_core.training.loop import train
+    from slotid_core.training.tasks import load_experiment, make_task
+
+    fill_demo_store(tmp_path / "store", demo_files().vae, 4, 64, targets=1, references=0)
+    changes = [f"data.store={tmp_path / 'store'}", "data.demo.people=4", "run.batch=4", "run.steps=40"]
+    changes += ["run.precision=no", "samples.every=0", "optimiser.warmup=1", "optimiser.decay=1"]
+    changes += ["backbone.width=128", "backbone.depth=1", "backbone.ffn=64"]
+    config = load_experiment("demo_backbone", changes)
+    task = make_task(config)
+    train(task, config, tmp_path / "run")
+    embed = task.module.condition_embedder.text_embedder
+    pose, expression, background = "front", "smile", "red"
+    with torch.no_grad():
+        for place, words in ((1, POSES), (2, EXPRESSIONS), (3, BACKGROUNDS)):
+            said = [[pose, expression, background] for _ in words]
+            for row, word in zip(said, words, strict=True):
+                row[place - 1] = word
+            told = torch.stack([embed(embed_prompt(*row)[None])[0, place] for row in said])
+            assert torch.pdist(told).min() > 0.2 * told.norm(dim=1).mean()
