@@ -137,6 +137,7 @@ def apply_residual(
     tokens: slice,
     strength: float,
     owned: bool = False,
+    weights: Sequence[Tensor] | None = None,
 ) -> Tensor:
     """Add a residual to some rows and tokens of the hidden states.
 
@@ -151,6 +152,7 @@ def apply_residual(
         tokens: the tokens of the video itself, without a host's reference tokens.
         strength: factor.
         owned: x was made for this call and nobody else holds it, so it may be written to; otherwise it is not changed.
+        weights: for each of the rows, a factor for each of the tokens [length of tokens]; None is 1 everywhere.
 
     Returns:
         x with the residual added, a new tensor unless it is owned; rows and tokens outside are bit-identical to x.
@@ -159,10 +161,21 @@ def apply_residual(
     # A gradient may still want an owned x as it was.
     result = x if owned and not differentiated else x.clone()
     whole = differentiated or torch.compiler.is_compiling()
-    for part in rows:
+    for number, part in enumerate(rows):
         for some in [tokens] if whole else _parts(x[part], tokens):
-            result[part, some].add_(residual(x[part, some], part), alpha=strength)
+            added = residual(x[part, some], part)
+            if weights is not None:
+                added = added * _cut(weights[number], tokens, some, x.shape[1]).unsqueeze(-1)
+            result[part, some].add_(added, alpha=strength)
     return result
+
+
+def _cut(weights: Tensor, tokens: slice, some: slice, length: int) -> Tensor:
+    """Weights of `tokens`, for some of them."""
+    if some is tokens:
+        return weights
+    first = tokens.indices(length)[0]
+    return weights[some.start - first : some.stop - first]
 
 
 def _parts(x: Tensor, tokens: slice) -> list[slice]:
