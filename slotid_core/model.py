@@ -162,6 +162,8 @@ class SlotID(nn.Module):
         start: float = 0.0,
         end: float = 1.0,
         shift: float = 8.0,
+        mask: Tensor | None = None,
+        **more: float,
     ) -> AbstractContextManager[None]:
         """Condition a diffusers WanTransformer3DModel inside a `with` block; afterwards it is as it was.
 
@@ -171,11 +173,15 @@ class SlotID(nn.Module):
             strength: 0 changes nothing.
             start, end: the part of the sampling, as fractions of it, in which the identity acts.
             shift: the sampler's shift of the flow time, by which start and end are counted.
+            mask: where the person is, [H, W] or [n, H, W] over the whole video; several people: nest the blocks.
+            more: first_block, last_block, appearance, dynamics of `Influence`.
         """
         # The hosts' side imports this module.
         from .pipelines.diffusers_adapter import condition_transformer
 
-        return condition_transformer(self, transformer, identity, strength=strength, start=start, end=end, shift=shift)
+        return condition_transformer(
+            self, transformer, identity, strength=strength, start=start, end=end, shift=shift, mask=mask, **more
+        )
 
 
 def token_saliency(masks: Tensor, grid: int) -> Tensor:

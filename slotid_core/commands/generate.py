@@ -92,6 +92,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     how.add_argument(
         "--cfg", type=float, metavar="X", help="guidance by the prompt; 1 is none, and twice as fast (2 / 5)"
     )
+    how.add_argument(
+        "--identity-cfg",
+        type=float,
+        default=1.0,
+        metavar="X",
+        help="guidance by the identity: 1 is that of the prompt, 0 none; others take one more call a step (default: 1)",
+    )
     how.add_argument("--shift", type=float, metavar="X", help="of the flow time (3 / 8)")
     how.add_argument("--fps", type=float, default=16.0, metavar="X", help="frames per second of the file (default: 16)")
 
@@ -118,6 +125,8 @@ def run(args: argparse.Namespace) -> None:
         identity.check_model(slotid)
     settings = {**(DEMO_SETTINGS if args.transformer is None else WAN_SETTINGS), "seed": args.seed}
     settings |= {name: value for name in settings if (value := getattr(args, name)) is not None}
+    if identity is not None:
+        settings["identity_cfg"] = args.identity_cfg
     prompt, negative = embeddings(args)
     # A CPU computes slowly or not at all in half precision; on a GPU the 14B model fits only so.
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -13,16 +13,17 @@ from torch import Tensor, nn
 
 from ..conditioning import IdentityConditioning, PreparedIdentity, apply_residual
 from ..errors import SlotIDError
-from .wan import TIME_SCALE
+from ..guidance import NEGATIVE, TEXT
+from ..influence import ROUNDING, Influence
+from ..masks import checked_mask, latent_mask, token_weights
+from .wan import CALLS, TIME_SCALE
 
 if TYPE_CHECKING:
     from ..identity import Identity
     from ..model import SlotID
 
-# A step that lies on a bound must not depend on its last digit. Schedulers that cut timesteps to whole numbers (UniPC)
-# make them lower, which does no harm.
-ROUNDING = 1e-6
 COMFY_SHIFT = 8.0
+UNTOUCHED = (CALLS[TEXT], CALLS[NEGATIVE])
 
 
 @contextmanager
@@ -35,12 +36,15 @@ def condition_transformer(
     start: float = 0.0,
     end: float = 1.0,
     shift: float = COMFY_SHIFT,
+    mask: Tensor | None = None,
+    **more: float,
 ) -> Iterator[None]:
     """Condition a diffusers WanTransformer3DModel on an identity inside a `with` block; afterwards it is as it was.
 
-    Unconditional calls stay untouched: those inside `transformer.cache_context("uncond")`, as WanPipeline makes them.
-    A call outside of any such context counts as conditional. Several identities: nest the blocks; residuals add. For a
-    pipeline with two transformers (Wan 2.2 14B), condition each.
+    Unconditional calls stay untouched: those inside `transformer.cache_context("uncond")`, as WanPipeline makes them,
+    and those inside `cache_context("without identity")`. A call outside of any such context counts as conditional.
+    Several identities: nest the blocks, each with its mask; residuals add. For a pipeline with two transformers
+    (Wan 2.2 14B), condition each.
 
     The Slot-ID model may be on another device or in another precision than the transformer: a copy of its conditioning
     then runs beside the transformer. Where both agree its own weights are used, so gradients reach them.
@@ -54,26 +58,30 @@ def condition_transformer(
             end is out.
         shift: the sampler's shift of the flow time, used for start and end alone: 8 is ComfyUI's for Wan; for a
             WanPipeline give `pipe.scheduler.config.flow_shift`.
+        mask: where the person is, [H, W] or [n, H, W] in [0, 1] over the whole video: one frame, or one for each frame
+            of the video. None is everywhere.
+        more: first_block, last_block, appearance, dynamics of `Influence`.
 
     Raises:
         SlotIDError: a transformer of another kind or size, an identity of another Slot-ID model, a setting out of
             range, and, from the transformer's call, a cache that skips blocks.
     """
+    influence = Influence(strength, start, end, **more)
     identity.check_model(slotid)
     check_transformer(slotid, transformer)
     noisiest, cleanest = flow_range(start, end, shift)
-    if not math.isfinite(strength):
-        raise SlotIDError(f"strength = {strength}", "a finite number, usually 0 to 1.5", "change the strength.")
-    if strength == 0:
+    mask = None if mask is None else checked_mask(mask)
+    blocks = influence.blocks(slotid.conditioning.blocks_used, len(transformer.blocks))
+    if influence.nothing() or not blocks or (mask is not None and not mask.any()):
         yield
         return
-    run = _Run(slotid.conditioning, identity.tokens, strength, noisiest, cleanest)
+    run = _Run(slotid.conditioning, identity.tokens, influence, blocks, (noisiest, cleanest), mask)
     with ExitStack() as undo:
         undo.enter_context(_named_calls(transformer, run))
         handles = [
             transformer.register_forward_pre_hook(run.begin, with_kwargs=True),
             transformer.register_forward_hook(run.finish),
-            *(transformer.blocks[i].register_forward_hook(run.hook(i)) for i in run.conditioning.blocks_used),
+            *(transformer.blocks[i].register_forward_hook(run.hook(i)) for i in blocks),
         ]
         for handle in handles:
             undo.callback(handle.remove)
@@ -130,15 +138,24 @@ class _Run:
     """One `with` block: what is being called, and the identity's keys and values, made once where the blocks run."""
 
     def __init__(
-        self, conditioning: IdentityConditioning, tokens: Tensor, strength: float, noisiest: float, cleanest: float
+        self,
+        conditioning: IdentityConditioning,
+        tokens: Tensor,
+        influence: Influence,
+        blocks: tuple[int, ...],
+        times: tuple[float, float],
+        mask: Tensor | None,
     ) -> None:
-        self.conditioning, self.tokens, self.strength = conditioning, tokens, strength
-        self.noisiest, self.cleanest = noisiest, cleanest
+        self.conditioning, self.tokens, self.influence, self.blocks = conditioning, tokens, influence, blocks
+        self.noisiest, self.cleanest = times
+        self.mask = mask
         self.call_name: str | None = None
         self.rows: list[slice] = []
+        self.weights: list[Tensor] | None = None
         self.added = 0
         self._time = torch.ones(1)
         self._gate: dict[int, Tensor] = {}
+        self._masks: dict[torch.Size, Tensor] = {}
         self._ready: dict[tuple[torch.device, torch.dtype], tuple[IdentityConditioning, PreparedIdentity]] = {}
 
     def begin(self, transformer: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
@@ -152,11 +169,16 @@ class _Run:
         timestep = kwargs["timestep"] if "timestep" in kwargs else args[1]
         # Wan 2.2 5B gives each token its own timestep: 0 for a given first frame, the video's own is the largest.
         times = (timestep.float() / TIME_SCALE).reshape(timestep.shape[0], -1).amax(1)
+        # Schedulers that cut timesteps to whole numbers (UniPC) make them lower, which does no harm.
         active = (times - ROUNDING <= self.noisiest) & (times - ROUNDING > self.cleanest)
         self._time, self._gate, self.added = times, {}, 0
-        self.rows = [] if self.call_name == "uncond" else [slice(i, i + 1) for i in active.nonzero().flatten().tolist()]
+        carried = self.call_name not in UNTOUCHED
+        self.rows = [slice(i, i + 1) for i in active.nonzero().flatten().tolist()] if carried else []
         if len(self.rows) == len(times):
             self.rows = [slice(None)]
+        if self.mask is not None and self.rows:
+            latents = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
+            self.weights = [self._token_weights(latents.shape[2:], transformer.config.patch_size)] * len(self.rows)
 
     def hook(self, block: int) -> Any:
         """The forward hook of one block: adds the residual to its output."""
@@ -173,13 +195,16 @@ class _Run:
                 gate = self._gate[block].to(x.device)
                 return conditioning.residual(block, part, prepared, gate[rows])
 
-            return apply_residual(x, residual, rows=self.rows, tokens=slice(None), strength=self.strength)
+            strength, weights = self.influence.strength, self.weights
+            if weights is not None:
+                weights = [row.to(x) for row in weights]
+            return apply_residual(x, residual, rows=self.rows, tokens=slice(None), strength=strength, weights=weights)
 
         return add
 
     def finish(self, transformer: nn.Module, args: tuple, output: Any) -> None:
         """After a call of the transformer: an identity that was silently left out is an error."""
-        expected = len(self.conditioning.blocks_used) if self.rows else 0
+        expected = len(self.blocks) if self.rows else 0
         if self.added != expected:
             raise SlotIDError(
                 f"{self.added} of {expected} blocks of the transformer ran with the identity",
@@ -187,13 +212,18 @@ class _Run:
                 "remove what skips or compiles blocks, and condition the transformer again.",
             )
 
+    def _token_weights(self, shape: torch.Size, patch: Sequence[int]) -> Tensor:
+        if shape not in self._masks:
+            self._masks[shape] = token_weights(latent_mask(self.mask, shape), patch)
+        return self._masks[shape]
+
     def _beside(self, x: Tensor) -> tuple[IdentityConditioning, PreparedIdentity]:
         key = (x.device, x.dtype)
         if key not in self._ready:
             weight = self.conditioning.gates.out.weight
             same = (weight.device, weight.dtype) == key
             conditioning = self.conditioning if same else copy.deepcopy(self.conditioning).to(*key)
-            self._ready[key] = conditioning, conditioning.prepare(self.tokens.to(*key))
+            self._ready[key] = conditioning, self.influence.weighed(conditioning.prepare(self.tokens.to(*key)))
         return self._ready[key]
 
 

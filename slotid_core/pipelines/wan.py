@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..errors import SlotIDError
+from ..guidance import IDENTITY, NEGATIVE, TEXT, answers, towards_identity
 from ..latents import EncodeVideo
 from ..video import Progress
 from . import require_diffusers
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from diffusers import AutoencoderKLWan, WanTransformer3DModel
 
 HEAD_WIDTH = 128  # of every published Wan; the one number of the format that no tensor shows
+# Names of the transformer's calls; WanPipeline tells the two halves of guidance apart by the first and the last.
+CALLS = {IDENTITY: "cond", TEXT: "without identity", NEGATIVE: "uncond"}
 TIME_SCALE = 1000.0  # Wan's timestep is a thousand times its flow time
 DIT_PREFIX = "model.diffusion_model."
 TRANSFORMER = "a Wan 2.1 or 2.2 text-to-video diffusion model with the original Wan tensor names"
@@ -213,6 +216,7 @@ def sample(
     *,
     steps: int = 20,
     cfg: float = 5.0,
+    identity_cfg: float = 1.0,
     shift: float = 8.0,
     progress: Progress | None = None,
 ) -> torch.Tensor:
@@ -220,6 +224,7 @@ def sample(
 
     Args:
         prompt_embeds, negative_embeds: text, [L, text width] or [B, L, text width]; at `cfg` 1 the negative is unused.
+        identity_cfg: guidance by the identity, see `slotid_core.guidance`; without an identity it changes nothing.
         shift: of the flow time. Published values: 3 for 480p, 5 for 720p (Wan's own), 8 (ComfyUI's default).
         progress: called with (steps done, steps) after each.
     """
@@ -229,23 +234,25 @@ def sample(
     unshifted = flow_times(steps, 1.0)[:-1]
     scheduler.set_timesteps(sigmas=unshifted, device=transformer.device)
     latents = noise.to(transformer.device, torch.float32)
-    texts = {"cond": _batched(prompt_embeds, latents)}
-    if cfg != 1.0:
-        texts["uncond"] = _batched(negative_embeds, latents)
+    prompt = _batched(prompt_embeds, latents)
+    texts = dict.fromkeys(answers(cfg, identity_cfg), prompt)
+    if NEGATIVE in texts:
+        texts[NEGATIVE] = _batched(negative_embeds, latents)
     for step, time in enumerate(scheduler.timesteps):
         velocity = {}
         for name, text in texts.items():
-            # By these names WanPipeline tells the two halves of guidance apart; the identity conditioning reads them.
-            with transformer.cache_context(name):
+            with transformer.cache_context(CALLS[name]):
                 velocity[name] = transformer(
                     hidden_states=latents.to(transformer.dtype),
                     timestep=time.expand(len(latents)),
                     encoder_hidden_states=text.to(transformer.device, transformer.dtype),
                     return_dict=False,
                 )[0].float()
-        guided = velocity["cond"]
-        if cfg != 1.0:
-            guided = velocity["uncond"] + cfg * (velocity["cond"] - velocity["uncond"])
+        guided = velocity.get(IDENTITY, velocity.get(TEXT))
+        if IDENTITY in velocity and TEXT in velocity:
+            guided = towards_identity(velocity[IDENTITY], velocity[TEXT], identity_cfg)
+        if NEGATIVE in velocity:
+            guided = velocity[NEGATIVE] + cfg * (guided - velocity[NEGATIVE])
         latents = scheduler.step(guided, time, latents, return_dict=False)[0]
         if progress is not None:
             progress(step + 1, steps)
@@ -262,6 +269,7 @@ def generate(
     size: tuple[int, int] = (480, 832),
     steps: int = 20,
     cfg: float = 5.0,
+    identity_cfg: float = 1.0,
     shift: float = 8.0,
     seed: int = 0,
     progress: Progress | None = None,
@@ -275,6 +283,7 @@ def generate(
         frames: number of frames, 4k + 1.
         size: (height, width) in pixels, multiples of 16.
         negative_embeds: needed when `cfg` is not 1.
+        identity_cfg: guidance by the identity in units of cfg, see `slotid_core.guidance`.
 
     Raises:
         SlotIDError: a setting or an embedding that this model cannot use.
@@ -282,9 +291,8 @@ def generate(
     _check_settings(transformer, vae, prompt_embeds, negative_embeds, frames, size, steps, cfg, shift)
     shape = (1, vae.config.z_dim, (frames - 1) // 4 + 1, size[0] // 8, size[1] // 8)
     noise = seeded_noise(shape, seed)
-    latents = sample(
-        transformer, noise, prompt_embeds, negative_embeds, steps=steps, cfg=cfg, shift=shift, progress=progress
-    )
+    how = {"steps": steps, "cfg": cfg, "identity_cfg": identity_cfg, "shift": shift}
+    latents = sample(transformer, noise, prompt_embeds, negative_embeds, **how, progress=progress)
     return decode_video(vae, latents[0])
 
 
