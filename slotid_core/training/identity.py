@@ -144,11 +144,9 @@ class IdentityTask:
 
     def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         clean, time, keep = batch["clean"].float(), batch["time"], batch["keep"]
-        # The routing's gradient is exact in float32; the backbone does not need that.
-        with torch.autocast(clean.device.type, enabled=False):
-            saliency = batch["saliency"].float() if "saliency" in batch else None
-            tokens, _ = self.module.encoder(batch["reference"].float(), saliency)
-            alike = likeness_of_slots(tokens[:, : tokens.shape[1] // 2])
+        saliency = batch["saliency"].float() if "saliency" in batch else None
+        tokens, _ = self.module.encoder(batch["reference"].float(), saliency)
+        alike = likeness_of_slots(tokens[:, : tokens.shape[1] // 2])
         with conditioned(self.module, self.transformer, tokens, keep):
             error = velocity_error(self.transformer, clean, batch["noise"], time, batch["text"].float())
         rows = face_weighted(error, batch["face"].float(), self.config.loss.face)
