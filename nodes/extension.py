@@ -7,6 +7,7 @@ from comfy_api.latest import ComfyExtension, io
 from .apply_node import Apply
 from .demo_nodes import DemoPrompt
 from .folders import register_folders
+from .guider_node import Guider
 from .identity_nodes import EncodeIdentity, LoadIdentity, LoadModel, SaveIdentity
 from .likeness_node import MeasureLikeness
 from .merge_nodes import BlendIdentities, MergeIdentities
@@ -21,6 +22,7 @@ NODES: list[type[io.ComfyNode]] = [
     SaveIdentity,
     LoadIdentity,
     Apply,
+    Guider,
     MergeIdentities,
     BlendIdentities,
     RoutingPreview,

@@ -18,6 +18,7 @@ from ..slotid_core.errors import SlotIDError, SlotIDWarning
 if TYPE_CHECKING:
     import numpy as np
     from comfy.sd import VAE
+    from comfy_api.latest import io
     from comfy_api.latest._input import VideoInput
 
     from ..slotid_core.latents import EncodeVideo
@@ -72,6 +73,15 @@ def noted_warnings() -> Iterator[list[str]]:
 def as_image(picture: np.ndarray) -> torch.Tensor:
     """A uint8 picture [H, W, 3] as the host's IMAGE [1, H, W, 3] in [0, 1]."""
     return torch.tensor(picture).unsqueeze(0) / 255.0
+
+
+def show_text(node: type[io.ComfyNode], text: str) -> None:
+    """Show a text on the node on the page; the node asks for its hidden unique_id."""
+    if node.hidden.unique_id:
+        # Only a running server has it; the tests' stand-ins do not.
+        from server import PromptServer
+
+        PromptServer.instance.send_progress_text(text, node.hidden.unique_id)
 
 
 def video_window(video: VideoInput, start: float, duration: float | None) -> tuple[str | BinaryIO, float, float | None]:

@@ -14,17 +14,22 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from itertools import pairwise
+from itertools import combinations, pairwise
 from typing import NamedTuple
+
+from torch import Tensor
 
 from .conditioning import PreparedIdentity
 from .errors import SlotIDError
+from .masks import described, overlap
 
 # A step on a bound must not depend on its last digit.
 ROUNDING = 1e-6
 # Long enough that only a range without any practical use has no step in it.
 USUAL_STEPS = 20
 LAST = -1
+# Two people whose masks share more than this part of the smaller one are told of.
+BLENDING = 0.1
 
 
 @dataclass(frozen=True)
@@ -104,19 +109,19 @@ PRESETS = {
 
 
 class Person(NamedTuple):
-    """One identity in a model, for the report.
+    """One identity in a model.
 
     Attributes:
         name: where it comes from.
         influence: its settings.
-        blocks: the blocks that carry it.
-        mask: the part of the picture that it acts on, in words; "" is all of it.
+        blocks: the blocks of the backbone that carry it.
+        mask: where it acts, [n, H, W]; None is everywhere.
     """
 
     name: str
     influence: Influence
     blocks: tuple[int, ...]
-    mask: str = ""
+    mask: Tensor | None = None
 
 
 def describe(person: Person, depth: int) -> list[str]:
@@ -128,13 +133,29 @@ def describe(person: Person, depth: int) -> list[str]:
         part = "all"
     elif steps:
         part += f" ({_span([step + 1 for step in steps], 'step')} of {USUAL_STEPS})"
-    blocks = _span(person.blocks, "block") if person.blocks else "none"
     return [
         f"strength {influence.strength:g}, appearance {influence.appearance:g}, dynamics {influence.dynamics:g}",
-        f"blocks: {len(person.blocks)} of {depth} ({blocks}, counted from 0)",
+        f"blocks: {len(person.blocks)} of {depth} ({_span(person.blocks, 'block')}, counted from 0)",
         f"steps: {part}",
-        f"mask: {person.mask or 'none, the whole picture'}",
+        f"mask: {'none, the whole picture' if person.mask is None else described(person.mask)}",
     ]
+
+
+def advice(people: Sequence[Person]) -> list[str]:
+    """What will probably not be as meant, a sentence each."""
+    said = []
+    for number, person in enumerate(people, 1):
+        if not person.influence.steps(USUAL_STEPS):
+            said.append(
+                f"Person {number}: no step of a run of {USUAL_STEPS} lies between start and end; a short run changes "
+                "nothing."
+            )
+    for (i, one), (j, other) in combinations(enumerate(people, 1), 2):
+        shared = 1.0 if one.mask is None or other.mask is None else overlap(one.mask, other.mask)
+        if one.name != other.name and shared > BLENDING:
+            where = "everywhere" if one.mask is other.mask is None else f"in {shared:.0%} of the smaller mask"
+            said.append(f"Persons {i} and {j} both act {where}: they blend there. Give each a mask of its own.")
+    return said
 
 
 def settings_of(influence: Influence) -> str:

@@ -10,8 +10,8 @@ CORE = ROOT / "slotid_core"
 BASE = {"errors", "config", "atomic", "checkpoint", "ops"}
 # Left to right; a stage may import BASE, what stands before it, and the other files of its own stage.
 STAGES = [["video"], ["detectors", "sheets", "faces"], ["likeness"], ["latents"], ["tokens"], ["slots"]]
-STAGES += [["routing_sheet"], ["identity"], ["identity_card", "merging"], ["conditioning"], ["influence"]]
-STAGES += [["masks"], ["guidance"], ["model"]]
+STAGES += [["routing_sheet"], ["identity"], ["identity_card", "merging"], ["conditioning"], ["masks"]]
+STAGES += [["influence"], ["guidance"], ["model"]]
 STAGES += [["pipelines", "demo", "training"], ["evaluation"], ["commands"], ["cli"], ["__main__"]]
 PATCHING = ("set_model_", "add_wrapper", "add_object_patch", "add_callback", "add_patches", "set_additional_models")
 HOST = {"comfy", "comfy_api", "comfy_extras", "comfy_execution", "folder_paths", "nodes", "server", "execution"}

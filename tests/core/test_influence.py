@@ -8,7 +8,7 @@ import torch
 from slotid_core.conditioning import apply_residual
 from slotid_core.errors import SlotIDError
 from slotid_core.guidance import answers, towards_identity
-from slotid_core.influence import PRESETS, Influence, Person, describe, settings_of
+from slotid_core.influence import PRESETS, Influence, Person, advice, describe, settings_of
 from slotid_core.masks import checked_mask, described, latent_mask, overlap, token_weights, within
 
 from .models import tiny_model
@@ -86,7 +86,7 @@ def test_it_says_why_nothing_will_change():
 
 def test_it_says_what_it_will_do():
     influence = Influence(strength=0.8, start=0.2, first_block=2, dynamics=0.5)
-    person = Person("kim.mp4", influence, influence.blocks((1, 3, 5, 7), 8), "50% of the picture, still")
+    person = Person("kim.mp4", influence, influence.blocks((1, 3, 5, 7), 8), torch.eye(2).unsqueeze(0))
     assert describe(person, 8) == [
         "strength 0.8, appearance 1, dynamics 0.5",
         "blocks: 3 of 8 (blocks 3 to 7, every 2, counted from 0)",
@@ -97,6 +97,17 @@ def test_it_says_what_it_will_do():
     assert whole[1:] == [
         "blocks: 3 of 3 (blocks 0 to 2, counted from 0)", "steps: all", "mask: none, the whole picture",
     ]  # fmt: skip
+
+
+def test_it_warns_of_what_is_not_meant():
+    left, right = torch.zeros(1, 8, 8), torch.zeros(1, 8, 8)
+    left[:, :, :4], right[:, :, 4:] = 1, 1
+    one, two = Person("kim", Influence(), (0,), left), Person("robin", Influence(), (0,), right)
+    assert advice([one, two]) == [] and advice([one, one]) == []
+    assert "in 100% of the smaller mask" in advice([one, two._replace(mask=left)])[0]
+    assert "in 100% of the smaller mask" in advice([one, two._replace(mask=None)])[0]
+    assert "Persons 1 and 2 both act everywhere" in advice([one._replace(mask=None), two._replace(mask=None)])[0]
+    assert "no step of a run of 20" in advice([one._replace(influence=Influence(start=0.96))])[0]
 
 
 def test_presets_are_plain_settings():

@@ -31,8 +31,10 @@ spec.loader.exec_module(module)
 host_model = importlib.import_module("slotid_pack.nodes.host_model")
 hosts = importlib.import_module("slotid_pack.nodes.host")
 wan_patch = importlib.import_module("slotid_pack.nodes.wan_patch")
+influence = importlib.import_module("slotid_pack.slotid_core.influence")
 identities = importlib.import_module("slotid_pack.slotid_core.identity")
 
+INFLUENCE = set(influence.Influence.__dataclass_fields__)
 inputs = load_file(folder / "inputs.safetensors")
 settings = json.loads((folder / "settings.json").read_text())
 model = comfy.sd.load_diffusion_model(str(folder / "dit.safetensors"))
@@ -67,7 +69,9 @@ with torch.no_grad():
 for name, case in settings["cases"].items():
     patched = shifted
     if case["identity"]:
-        patched = wan_patch.apply_identity(shifted, slotid, identity, case["strength"], case["start"], case["end"])
+        how = influence.Influence(**{name: case[name] for name in case.keys() & INFLUENCE})
+        mask = inputs["mask"] if case.get("mask") else None
+        patched, _ = wan_patch.apply_identity(shifted, slotid, identity, how, mask)
     outputs[name] = sample(patched, case["steps"], case["cfg"])
 outputs["noise"] = comfy.sample.prepare_noise(torch.zeros_like(inputs["noise"]), settings["seed"])
 if settings["vae"]:

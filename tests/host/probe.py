@@ -9,101 +9,27 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import importlib.util
 import json
-import sys
-from pathlib import Path
 
-COMFYUI, PACK, DIT, SLOTID, OUT = (Path(argument) for argument in sys.argv[1:6])
-sys.path.insert(0, str(COMFYUI))
-sys.argv = ["probe", "--cpu"]
-
-import comfy.options  # noqa: E402
-
-comfy.options.enable_args_parsing()
-
-import comfy.ldm.wan.model  # noqa: E402
-import comfy.sample  # noqa: E402
-import comfy.samplers  # noqa: E402
-import comfy.sd  # noqa: E402
-import torch  # noqa: E402
-from comfy.patcher_extension import WrappersMP  # noqa: E402
-
-STEPS = 4
-
-
-def load_pack():
-    spec = importlib.util.spec_from_file_location(
-        "slotid_pack", PACK / "__init__.py", submodule_search_locations=[str(PACK)]
-    )
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["slotid_pack"] = module
-    spec.loader.exec_module(module)
-    return {
-        name: importlib.import_module(f"slotid_pack.{name}")
-        for name in (
-            "nodes.wan_patch",
-            "nodes.host_model",
-            "slotid_core.identity",
-            "slotid_core.errors",
-            "slotid_core.model",
-        )
-    }
-
-
-pack = load_pack()
-apply_identity = pack["nodes.wan_patch"].apply_identity
-SlotIDError = pack["slotid_core.errors"].SlotIDError
-
-
-def identity(slotid, seed: int):
-    generator = torch.Generator().manual_seed(seed)
-    tokens = torch.randn(2 * slotid.model.config.encoder.slots, slotid.model.config.identity_width, generator=generator)
-    return pack["slotid_core.identity"].Identity(
-        tokens=tokens,
-        thumbnails=torch.zeros(1, 64, 64, 3, dtype=torch.uint8),
-        coverage={},
-        model_name=slotid.model.name,
-        model_hash=slotid.model.hash,
-        backbone=slotid.model.config.backbone,
-        source="",
-        source_hash="",
-        frames_used=(0.0,),
-    )
-
-
-def prompt(seed: int, length: int = 4):
-    return [[torch.randn(1, length, 4096, generator=torch.Generator().manual_seed(seed)), {}]]
-
-
-class Run:
-    """One sampling run, with what the model made of each conditioning in each step."""
-
-    def __init__(self, model, *, cfg=3.0, batch=1, size=(3, 4, 4), negative_length=4):
-        self.cond, self.uncond, self.chunks = [], [], []
-        model = model.clone()
-
-        def watch(args):
-            self.cond.append(args["cond_denoised"].clone())
-            self.uncond.append(args["uncond_denoised"].clone() if args["uncond_denoised"] is not None else None)
-            return args["denoised"]
-
-        def note_chunks(executor, *args, **kwargs):
-            options = next(a for a in [*args, kwargs.get("transformer_options")] if isinstance(a, dict))
-            self.chunks.append(options["cond_or_uncond"])
-            return executor(*args, **kwargs)
-
-        model.set_model_sampler_post_cfg_function(watch)
-        model.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "watch", note_chunks)
-        channels = model.model.latent_format.latent_channels
-        noise = torch.randn(batch, channels, *size, generator=torch.Generator().manual_seed(1))
-        self.latents = comfy.sample.sample(
-            model, noise, STEPS, cfg, "euler", "simple", prompt(2), prompt(3, negative_length), torch.zeros_like(noise)
-        )
-
-    def same_steps(self, other: Run) -> list[bool]:
-        """Whether cond was bit-identical, per step (meaningful while the noise going in is the same)."""
-        return [torch.equal(a, b) for a, b in zip(self.cond, other.cond, strict=True)]
+from inside import (
+    DIT,
+    OUT,
+    SLOTID,
+    STEPS,
+    Influence,
+    Run,
+    WrappersMP,
+    apply_identity,
+    comfy,
+    compiled,
+    context_windows,
+    identity,
+    pack,
+    prompt,
+    refusal,
+    same,
+    torch,
+)  # fmt: skip
 
 
 def dual_guidance(model) -> dict[str, torch.Tensor]:
@@ -130,18 +56,6 @@ def dual_guidance(model) -> dict[str, torch.Tensor]:
     return made
 
 
-def same(a: Run, b: Run) -> bool:
-    return torch.equal(a.latents, b.latents) and bool(torch.isfinite(a.latents).all())
-
-
-def refusal(call) -> str:
-    try:
-        call()
-    except SlotIDError as error:
-        return str(error)
-    return ""
-
-
 def main() -> dict[str, object]:
     answers: dict[str, object] = {}
     model = comfy.sd.load_diffusion_model(str(DIT))
@@ -149,7 +63,7 @@ def main() -> dict[str, object]:
     one, two = identity(slotid, 10), identity(slotid, 11)
 
     def on(model=model, who=one, strength=1.0, start=0.0, end=1.0):
-        return apply_identity(model, slotid, who, strength, start, end)
+        return apply_identity(model, slotid, who, Influence(strength, start, end))[0]
 
     plain = Run(model)
     answers["deterministic"] = same(plain, Run(model))
@@ -237,8 +151,8 @@ def main() -> dict[str, object]:
     answers["deepcopy_shares_weights"] = copy.deepcopy({"wrapper": [patch]})["wrapper"][0] is patch
     answers["adapter_is_managed"] = any(m.model is adapter for m in patched.get_additional_models_with_key("slotid"))
 
-    answers["wrong_width"] = refusal(lambda: apply_identity(narrow(), slotid, one, 1.0, 0.0, 1.0))
-    answers["not_wan"] = refusal(lambda: apply_identity(not_wan(), slotid, one, 1.0, 0.0, 1.0))
+    answers["wrong_width"] = refusal(lambda: apply_identity(narrow(), slotid, one, Influence()))
+    answers["not_wan"] = refusal(lambda: apply_identity(not_wan(), slotid, one, Influence()))
     answers["empty_range"] = refusal(lambda: on(start=0.6, end=0.4))
     stranger = copy.copy(one)
     object.__setattr__(stranger, "model_hash", "0" * 64)
@@ -254,26 +168,6 @@ def easycache(model):
     from comfy_extras.nodes_easycache import EasyCacheNode
 
     return EasyCacheNode.execute(model, 0.2, 0.15, 0.95, False).args[0]
-
-
-def context_windows(model):
-    """Windows of 4 latent frames that overlap by 2."""
-    import inspect
-
-    from comfy_extras.nodes_context_windows import WanContextWindowsManualNode as Windows
-
-    words = {"freenoise": False} if "freenoise" in inspect.signature(Windows.execute).parameters else {}
-    made = Windows.execute(model, 13, 8, "standard_static", 1, False, "pyramid", **words)
-    return getattr(made, "args", [made])[0]
-
-
-def compiled(model):
-    """Traced whole by dynamo and run as it is: what matters here is that tracing keeps the identity."""
-    from comfy_api.torch_helpers import set_torch_compile_wrapper
-
-    model = model.clone()
-    set_torch_compile_wrapper(model, backend="eager")
-    return model
 
 
 def other_member(slotid, channels_in: int, channels: int) -> list[bool]:
@@ -294,8 +188,8 @@ def other_member(slotid, channels_in: int, channels: int) -> list[bool]:
     fitting.save(path, trained_on="nothing (tests)", license="Apache-2.0")
     fitting = pack["nodes.host_model"].HostModel(path)
     who = identity(fitting, 10)
-    plain, on = Run(model), Run(apply_identity(model, fitting, who, 1.0, 0.0, 1.0))
-    off = apply_identity(model, fitting, who, 0.0, 0.0, 1.0)
+    plain, on = Run(model), Run(apply_identity(model, fitting, who, Influence())[0])
+    off, _ = apply_identity(model, fitting, who, Influence(strength=0.0))
     return [off is model, not same(plain, on), torch.equal(plain.uncond[0], on.uncond[0]), same(plain, Run(model))]
 
 

@@ -47,8 +47,12 @@ SETTINGS = {
         "guided, part": {**ALWAYS, "steps": 5, "cfg": 3.0, "start": 0.3, "end": 0.7},
         # Steps 1 and 3 of 5 lie exactly on these bounds.
         "guided, bounds on steps": {**ALWAYS, "steps": 5, "cfg": 3.0, "start": 0.2, "end": 0.6},
+        "guided, moving mask": {**ALWAYS, "steps": 3, "cfg": 3.0, "mask": True},
+        "guided, halves and blocks": {
+            **ALWAYS, "steps": 3, "cfg": 3.0, "first_block": 1, "last_block": 2, "appearance": 0.3, "dynamics": 1.4,
+        },
     },
-}
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +66,8 @@ def folder(comfyui, tmp_path_factory):
     generator = torch.Generator().manual_seed(3)
     inputs = {"noise": torch.randn(1, 16, 3, 6, 8, generator=generator)}
     inputs |= {name: torch.randn(4, 4096, generator=generator) for name in ("prompt", "negative")}
+    # As many frames as no video of three latent frames has.
+    inputs["mask"] = torch.rand(7, 24, 40, generator=generator).round()
     inputs["frames"] = torch.rand(9, 48, 64, 3, generator=generator)
     save_file(inputs, folder / "inputs.safetensors")
     write_vae(folder / "vae.safetensors", base=16)
@@ -88,7 +94,8 @@ def ours(folder):
     outputs["noise"] = seeded_noise(tuple(inputs["noise"].shape), SETTINGS["seed"])
     for name, case in SETTINGS["cases"].items():
         shift = SETTINGS["shift"]
-        when = {key: case[key] for key in ("strength", "start", "end") if key in case}
+        when = {key: value for key, value in case.items() if key not in ("identity", "steps", "cfg", "mask")}
+        when["mask"] = inputs["mask"] if case.get("mask") else None
         conditioned = condition_transformer(slotid, transformer, identity, **when, shift=shift)
         with conditioned if case["identity"] else nullcontext():
             outputs[name] = sample(
@@ -126,6 +133,7 @@ def test_every_case_differs_from_the_others(ours):
     assert difference(guided[0], guided[1]) > 0.05
     assert difference(guided[0], guided[2]) > 0.01
     assert difference(guided[1], guided[2]) > 0.01
+    assert difference(ours["guided, moving mask"], ours["guided, halves and blocks"]) > 0.01
     assert difference(ours["one step"], ours["one step, identity"]) > 0.05
 
 

@@ -14,6 +14,7 @@ NODES = {
     "SlotIDSaveIdentity",
     "SlotIDLoadIdentity",
     "SlotIDApply",
+    "SlotIDGuider",
     "SlotIDMergeIdentities",
     "SlotIDBlendIdentities",
     "SlotIDRoutingPreview",

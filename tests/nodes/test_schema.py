@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from slotid_core.influence import PRESETS, settings_of
+
 PACK = Path(__file__).resolve().parents[2]
 
 
@@ -50,7 +52,7 @@ def test_all_nodes_are_handed_to_the_host():
     source = ast.parse((PACK / "nodes" / "extension.py").read_text(encoding="utf-8"))
     handed = next(item.value for item in source.body if isinstance(item, ast.AnnAssign) and item.target.id == "NODES")
     assert sorted(ast.unparse(name) for name in handed.elts) == sorted(param.id for param in NODES)
-    assert len(NODES) == 12
+    assert len(NODES) == 13
 
 
 @pytest.mark.parametrize("node", NODES)
@@ -95,6 +97,24 @@ def test_newer_schema_words_go_through_declare(node):
         if isinstance(call, ast.Call) and ast.unparse(call.func) != "declare":
             newer = {"advanced", "search_aliases", "has_intermediate_output"} & {word.arg for word in call.keywords}
             assert not newer, f"{ast.unparse(call.func)} gets {newer}"
+
+
+def test_presets_are_told_with_their_numbers():
+    apply = next(param.values[0] for param in NODES if param.id == "Apply")
+    tooltip = ast.literal_eval(dict(inputs(apply))["preset"]["tooltip"])
+    page = (PACK / "web" / "docs" / "SlotIDApply.md").read_text(encoding="utf-8")
+    for name, preset in PRESETS.items():
+        assert f"{name}: {settings_of(preset)}." in tooltip
+        assert f"| {name} | {settings_of(preset)} |" in page
+
+
+def test_what_came_later_stands_last_and_may_be_missing():
+    """Saved graphs hold widgets by place, and prompts in API form leave out what they did not know."""
+    apply = next(param.values[0] for param in NODES if param.id == "Apply")
+    names = [name for name, _ in inputs(apply)]
+    first = ["model", "slotid_model", "identity", "strength", "start_percent", "end_percent"]
+    assert names[: len(first)] == first
+    assert all("optional" in words for name, words in inputs(apply) if name not in first)
 
 
 @pytest.fixture

@@ -34,13 +34,14 @@ class Device:
 
 
 def patch(wan_patch, start, end):
-    made = wan_patch.IdentityPatch(None, torch.zeros(2, 4), 1.0, start, end)
+    person = wan_patch.Person("one.mp4", wan_patch.Influence(start=start, end=end), (0,))
+    made = wan_patch.IdentityPatch(None, torch.zeros(2, 4), person)
     made.begin(Schedule())
     return made
 
 
 def test_a_whole_run_never_waits_for_the_device(wan_patch):
-    assert patch(wan_patch, 0.0, 1.0)._active({"sigmas": Device()})
+    assert patch(wan_patch, 0.0, 1.0).acts(Device())
 
 
 @pytest.mark.parametrize(("start", "end"), [(0.2, 1.0), (0.0, 0.6), (0.2, 0.6)])
@@ -48,7 +49,7 @@ def test_a_range_is_decided_by_the_sigma(wan_patch, start, end):
     made = patch(wan_patch, start, end)
     for percent in (0.0, 0.1, 0.2, 0.4, 0.6, 0.9):
         sigmas = torch.tensor([1.0 - percent])
-        assert made._active({"sigmas": sigmas}) is (start <= percent < end), percent
+        assert made.acts(sigmas) is (start <= percent < end), percent
 
 
 def test_rows_without_the_identity_ask_nothing(wan_patch):
