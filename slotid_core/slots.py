@@ -161,8 +161,8 @@ class IdentityEncoder(nn.Module):
             saliency = latents.new_ones(B, frames, N)
         weights = saliency.reshape(B, frames, N).float()
         log_b = (weights / weights.sum(-1, keepdim=True)).log()
-        # Where training mixes precisions, routing and recurrence do not: the routing's gradient is exact in float32, and a
-        # recurrence adds up its rounding.
+        # Where training mixes precisions, routing and recurrence do not: the routing's gradient is exact in float32,
+        # and a recurrence adds up its rounding.
         with torch.autocast(latents.device.type, enabled=False):
             states, plan, error = self.reader(tokens.to(latents.dtype), log_b)
             grid = (latents.shape[-2] // patch, latents.shape[-1] // patch)
