@@ -174,7 +174,7 @@ def write_demo_file(path: Path, tensors: dict[str, Tensor], what: str, config: E
     """Weights in Wan's own names, as float16, with what they were made by."""
     metadata = {
         "title": f"Slot-ID demo {what} in the Wan 2.1 layout",
-        "trained_on": f"{config.run.trained_on}; {steps} steps",
+        "trained_on": f"{config.run.trained_on}, seed {config.run.seed}; {steps} steps",
         "license": config.run.license,
         "experiment": json.dumps(asdict(config)),
     }

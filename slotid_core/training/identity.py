@@ -171,7 +171,7 @@ class IdentityTask:
 
     def save(self, folder: Path, steps: int) -> Path:
         run, path = self.config.run, folder / "slotid.safetensors"
-        self.module.save(path, trained_on=f"{run.trained_on}; {steps} steps", license=run.license)
+        self.module.save(path, trained_on=f"{run.trained_on}, seed {run.seed}; {steps} steps", license=run.license)
         metadata = checkpoint.read_header(path).metadata | {"experiment": json.dumps(asdict(self.config))}
         if self.config.model.variant != "full":
             # Other encoders than Slot-ID's own are for comparison; hosts refuse them by this.
