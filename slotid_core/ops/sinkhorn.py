@@ -11,13 +11,15 @@ token and the only state carried between iterations is the slots' potential f [S
 Columns of P sum to b exactly; |r - a| is the marginal error of stopping after K iterations (Cuturi 2013, with the
 column update last).
 
-Two things make it quick without changing the map. Tokens are walked in tiles that stay in the cache, so no memory
-beyond a fixed budget grows with N. And the exponential is taken once: with E = exp(x + h - max over slots), h a past f,
+Two things make it quick without changing the map. Tokens are walked in tiles, so no memory beyond a fixed budget grows
+with N. And the exponential is taken once: with E = exp(x + h - max over slots), h a past f,
 
     u = exp(f - h),  c = E^T u,  w = b / c:      A = u E / c,   r = u * (E w),   P = u E w
 
 so an iteration is two matrix-vector products (stabilised scaling: Schmitzer 2019). E is made anew, with the f of that
-moment, before u spans more than exp(SPREAD): what E has rounded to 0 by then could not have mattered.
+moment, before u spans more than exp(SPREAD): what E has rounded to 0 by then could not have mattered. Where all tokens
+fit into memory, the first E is exp(x + h) with h = -max over tokens of x, which gives f_0 too; that holds as long as no
+column and no sum over tokens is less than exp(-SPREAD).
 
 The gradient is that of this K-step map, not of the converged plan. With G_t = A_t diag(b) A_t^T [S, S], the chain
 through the iterations needs no token (y = lambda / r_t, lambda = dL/df):
@@ -39,8 +41,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-TILE = 1 << 19  # scores in a tile: two megabytes in float32
+from .tiles import Tile, Tokens, groups
+
+TILE = 1 << 20  # scores in a tile: four megabytes in float32
 GRADIENT_TILE = 1 << 15  # of the backward pass, where many tensors of a tile's size live at once
+SMALL_GRADIENT_TILE = 1 << 18  # the same, of problems that fit into one tile
 KEPT = 1 << 22  # scores kept from one iteration to the next; a problem with more makes them anew
 SPREAD = 30.0  # float32 holds exp(-87): weights that were rounded to 0 stay below exp(30 - 87) of their column
 
@@ -107,7 +112,7 @@ def forward(
     potentials, row_masses = (q.new_empty(P, iterations, S, dtype=dtype) for _ in range(2))
     grams = q.new_empty(P, iterations - 1 if with_grams else 0, S, S, dtype=dtype)
     flat_a = log_a.reshape(P, S)
-    for some, tokens in _groups(q, k, v, log_b, eps, TILE):
+    for some, tokens in groups(q, k, v, log_b, eps, TILE, dtype):
         a = flat_a[some].to(dtype)
         weights = _Weights(tokens, a)
         for step in range(iterations - 1):
@@ -145,7 +150,7 @@ def backward(
     d_plans = None if d_plan is None else d_plan.reshape(P, *d_plan.shape[-2:])
     # Small problems go several at once all the same: beside their gradients the tiles are small.
     small = q.shape[-2] * k.shape[-2] <= GRADIENT_TILE
-    for some, tokens in _groups(q, k, v, log_b, eps, TILE // 2 if small else GRADIENT_TILE):
+    for some, tokens in groups(q, k, v, log_b, eps, SMALL_GRADIENT_TILE if small else GRADIENT_TILE, dtype):
         q_, a, out_, d_out_, d_mass, f, r, grams = (t[some].to(dtype) for t in flat)
         d_read = _divide(d_out_, r[:, -1].unsqueeze(-1))
         d_mass = (d_mass - (d_read * out_).sum(-1)).unsqueeze(-1)
@@ -190,58 +195,14 @@ def backward(
     return Gradients(*(t.view(*batch, *t.shape[1:]) for t in made))
 
 
-class _Tokens:
-    """The tokens of some problems [g], in tiles."""
-
-    def __init__(self, q: Tensor, k: Tensor, v: Tensor, log_b: Tensor, eps: float, size: int) -> None:
-        dtype = precision(q, eps)
-        self.q, self.k, self.v, self.log_b, self.dtype = q.to(dtype), k, v, log_b, dtype
-        self.scale = 1.0 / (math.sqrt(q.shape[-1]) * eps)
-        self.scores, self.count = q.shape[0] * q.shape[1], k.shape[-2]
-        self.length = max(1, size // self.scores)
-        # On the CPU a look at the values costs nothing; elsewhere it would wait for the device.
-        self.may_look = q.device.type == "cpu"
-
-    def tiles(self) -> Iterator[_Tile]:
-        firsts = range(0, self.count, self.length)
-        return (_Tile(self, slice(first, min(first + self.length, self.count))) for first in firsts)
-
-
-class _Tile:
-    """Some tokens [T] of some problems [g], in the precision of the computation."""
-
-    def __init__(self, tokens: _Tokens, where: slice) -> None:
-        self.tokens, self.where = tokens, where
-        self.log_b = tokens.log_b[:, where].to(tokens.dtype).unsqueeze(-2)
-        self.b = self.log_b.exp()
-        # A masked token may hold NaN: 0 * NaN would leak, so its key and value are taken out, not weighted away.
-        self.masked = (self.log_b == -math.inf).mT
-        if tokens.may_look and not self.masked.any():
-            self.masked = None
-
-    def k(self) -> Tensor:
-        """[g, T, d]."""
-        return self._clean(self.tokens.k)
-
-    def v(self) -> Tensor:
-        """[g, T, dv]."""
-        return self._clean(self.tokens.v)
-
-    def scores(self) -> Tensor:
-        """x [g, S, T], a new tensor."""
-        return (self.tokens.q @ self.k().mT).mul_(self.tokens.scale)
-
-    def _clean(self, values: Tensor) -> Tensor:
-        values = values[:, self.where].to(self.tokens.dtype)
-        return values if self.masked is None else values.masked_fill(self.masked, 0)
-
-
 class _Weights:
     """E of every tile for one f, and how far f has moved since."""
 
-    def __init__(self, tokens: _Tokens, log_a: Tensor) -> None:
+    def __init__(self, tokens: Tokens, log_a: Tensor) -> None:
         self.tokens = tokens
         self.keeps = tokens.scores * tokens.count <= KEPT
+        if self.keeps and tokens.may_look and self._start_from_largest(log_a):
+            return
         scores = self._scores()
         scores = list(scores) if self.keeps else scores
         mass = torch.full_like(log_a, -math.inf)
@@ -249,6 +210,19 @@ class _Weights:
             mass = torch.logaddexp(mass, _log_sum(x + tile.log_b))
         # With every token masked there is nothing to start from.
         self._rest(log_a - mass.masked_fill_(mass == -math.inf, 0), scores if self.keeps else self._scores())
+
+    def _start_from_largest(self, log_a: Tensor) -> bool:
+        """The start without the maximum over slots; False where that would lose something, or for a NaN."""
+        scores = list(self._scores())
+        top = torch.stack([x.amax(-1) for _, x in scores]).amax(0)
+        mass, least = torch.zeros_like(top), []
+        for tile, E in scores:
+            E.sub_(top.unsqueeze(-1)).exp_()
+            mass += torch.bmm(E, tile.b.mT).squeeze(-1)
+            least.append(E.amax(-2).amin())
+        self.base, self.moved, self.kept = -top, log_a - mass.log(), scores
+        held = torch.stack([*least, mass.amin()]).amin() >= math.exp(-SPREAD)
+        return bool(held) and _spread(self.moved) <= SPREAD
 
     def potential(self) -> Tensor:
         """f [g, S]."""
@@ -260,9 +234,9 @@ class _Weights:
         total = torch.zeros_like(u).unsqueeze(-1)
         grams = None if gram is None else total.new_zeros(gram.shape)
         for tile, E in self._each():
-            c = _one_for_zero(u.unsqueeze(-2) @ E)
+            c = _one_for_zero(torch.bmm(u.unsqueeze(-2), E))
             w = tile.b / c
-            total += E @ w.mT
+            total += torch.bmm(E, w.mT)
             if grams is not None:
                 grams += (E * (w / c)) @ E.mT
         if gram is not None:
@@ -279,26 +253,26 @@ class _Weights:
     def read_out(self, plan: Tensor | None) -> tuple[Tensor, Tensor]:
         """out [g, S, dv] and r [g, S] of the last step, which uses E up; writes the plan into `plan` [g, S, N]."""
         u = _scaling(self.moved).unsqueeze(-1)
-        total, read = torch.zeros_like(u), 0
+        total, read = torch.zeros_like(u), u.new_zeros(*u.shape[:2], self.tokens.v.shape[-1])
         for tile, E in self._each():
-            E.mul_(tile.b / _one_for_zero(u.mT @ E))
+            E.mul_(tile.b / _one_for_zero(torch.bmm(u.mT, E)))
             total += E.sum(-1, keepdim=True)
-            read = read + E @ tile.v()
+            read.baddbmm_(E, tile.v())
             if plan is not None:
                 plan[..., tile.where] = E * u
         return _divide(read, total), (u * total).squeeze(-1)
 
-    def _rest(self, potential: Tensor, scores: Iterable[tuple[_Tile, Tensor]]) -> None:
+    def _rest(self, potential: Tensor, scores: Iterable[tuple[Tile, Tensor]]) -> None:
         self.base, self.moved = potential, torch.zeros_like(potential)
         self.kept = list(self._make(scores)) if self.keeps else None
 
-    def _each(self) -> Iterable[tuple[_Tile, Tensor]]:
+    def _each(self) -> Iterable[tuple[Tile, Tensor]]:
         return self._make(self._scores()) if self.kept is None else self.kept
 
-    def _scores(self) -> Iterator[tuple[_Tile, Tensor]]:
+    def _scores(self) -> Iterator[tuple[Tile, Tensor]]:
         return ((tile, tile.scores()) for tile in self.tokens.tiles())
 
-    def _make(self, scores: Iterable[tuple[_Tile, Tensor]]) -> Iterator[tuple[_Tile, Tensor]]:
+    def _make(self, scores: Iterable[tuple[Tile, Tensor]]) -> Iterator[tuple[Tile, Tensor]]:
         return ((tile, _weights(x.add_(self.base.unsqueeze(-1)))) for tile, x in scores)
 
 
@@ -314,7 +288,7 @@ class _LastStep(NamedTuple):
     d_mass: Tensor
     d_plan: Tensor | None
 
-    def of(self, tile: _Tile, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def of(self, tile: Tile, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """E, A and M = A * dL/dA, each [g, S, T] and new."""
         E = _weights(x + self.f.unsqueeze(-1))
         A = E / _one_for_zero(E.sum(-2, keepdim=True))
@@ -322,19 +296,6 @@ class _LastStep(NamedTuple):
         if self.d_plan is not None:
             d_A += self.d_plan[..., tile.where]
         return E, A, d_A.mul_(A)
-
-
-def _groups(
-    q: Tensor, k: Tensor, v: Tensor, log_b: Tensor, eps: float, size: int
-) -> Iterator[tuple[slice, _Tokens]]:
-    """Problems, as many at once as fill a tile of `size` scores."""
-    P = math.prod(q.shape[:-2])
-    q, k, v = (t.reshape(P, *t.shape[-2:]) for t in (q, k, v))
-    log_b = log_b.reshape(P, -1)
-    count = max(1, size // (q.shape[-2] * k.shape[-2]))
-    for first in range(0, P, count):
-        some = slice(first, first + count)
-        yield some, _Tokens(q[some], k[some], v[some], log_b[some], eps, size)
 
 
 def _weights(z: Tensor) -> Tensor:
@@ -382,4 +343,4 @@ def _one_for_zero(x: Tensor) -> Tensor:
 
 def _divide(x: Tensor, y: Tensor) -> Tensor:
     """x / y, and 0 where y is exactly 0; a NaN stays a NaN."""
-    return (x / _one_for_zero(y)).masked_fill(y == 0, 0)
+    return x / y.masked_fill(y == 0, math.inf)

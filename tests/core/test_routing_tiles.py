@@ -47,6 +47,29 @@ def test_potentials_that_move_far_are_followed(monkeypatch, dtype, tolerance):
         assert (a - b).abs().max() <= tolerance * b.abs().max()
 
 
+@pytest.mark.parametrize("case", ["as usual", "a token far from every slot", "a heavy slot", "light tokens", "a NaN"])
+def test_the_quick_start_is_taken_where_it_holds(monkeypatch, case):
+    """Without the maximum over slots a column or a sum could round to 0; then the start is made anew with it."""
+    q, k, v, log_a, log_b = problem(6, 24, 8)
+    if case == "a token far from every slot":
+        q, k = q + 3 * torch.ones(8), k.index_fill(-2, torch.tensor([5]), -4.0)
+    if case == "a heavy slot":
+        log_a = torch.log_softmax(log_a + torch.tensor([60.0, 0, 0, 0, 0, 0]), -1)
+    if case == "light tokens":
+        log_b = log_b - 40
+    if case == "a NaN":
+        k = k.index_fill(-2, torch.tensor([3]), torch.nan)
+    taken = []
+    original = sinkhorn._Weights._start_from_largest
+    monkeypatch.setattr(
+        sinkhorn._Weights, "_start_from_largest", lambda self, a: taken.append(original(self, a)) or taken[-1]
+    )
+    got = sinkhorn_routing(q, k, v, log_a, log_b, eps=0.2, iterations=5, backend="reference")
+    assert taken == [case == "as usual"]
+    for a, b in zip(got, plain(*double((q, k, v, log_a, log_b)), 0.2, 5), strict=True):
+        assert (case == "a NaN" and a.isnan().all()) or (a - b).abs().max() <= 5e-6 * max(1.0, b.abs().max())
+
+
 def test_without_the_plan_nothing_grows_with_the_tokens():
     """Every tensor that lives at once, in bytes, beside the inputs and outputs."""
 
