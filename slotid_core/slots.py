@@ -13,6 +13,9 @@ from .config import EncoderConfig, SlotIDConfig
 from .ops import sinkhorn_routing
 from .tokens import TIME_BANDS, Tokenizer, mlp, time_positions
 
+# Latent frames that the GRU remembers at the start of training: those of a reference of 33 frames.
+MEMORY = 9
+
 
 class RoutingTrace(NamedTuple):
     """What the slots looked at, from the plan itself.
@@ -80,8 +83,21 @@ class SlotReader(nn.Module):
         self.initial = nn.Parameter(torch.randn(config.slots, config.width) * config.width**-0.5)
         self.router = SlotRouter(config.width, config.heads, config.slots, config.eps, config.iterations)
         self.gru = nn.GRUCell(config.width, config.width)
+        self._remember()
         self.norm_mlp, self.mlp = nn.LayerNorm(config.width), mlp(config.width)
         self.gate = nn.Parameter(torch.zeros(config.width))
+
+    def _remember(self) -> None:
+        """Start the GRU with memories of 1 to MEMORY frames: chrono initialisation (arXiv 1804.11188).
+
+        As torch starts it, it halves what it holds with every frame, and the last frame of a clip is all that is left.
+        """
+        width = self.gru.hidden_size
+        with torch.no_grad():
+            # torch's gates are reset, update, new; an open update gate keeps.
+            update = torch.empty(width).uniform_(1, MEMORY).log()
+            self.gru.bias_ih[width : 2 * width] = update
+            self.gru.bias_hh[width : 2 * width] = 0
 
     def forward(self, tokens: Tensor, log_b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Read a clip.

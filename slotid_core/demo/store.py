@@ -1,29 +1,33 @@
 """The demo world as a pair store (`training/data.py`): rendered, encoded and written in parts of 64 people.
 
 Beside what every store holds, references carry what the baselines read: `random` and `frontal` [n, 16, 1, h, w], single
-frames encoded alone, and `parameters` [n, 30], the person's own numbers in -1 .. 1, in the order of `PARAMETERS`.
+frames encoded alone, `parameters` [n, 30], the person's own numbers in -1 .. 1, in the order of `PARAMETERS`, and
+`attributes` [n, 38], the same as a linear layer can give them.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import safetensors.torch
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ..checkpoint import file_sha256
 from ..latents import denormalise_wan21, normalise_wan21
 from ..training.data import EMPTY, Entry, StoreWriter
 from .clips import DemoClips, reference_clips, target_clips
 from .geometry import rotation
-from .people import PARAMETERS, TRAIN, People
+from .people import MARKS, PARAMETERS, TRAIN, People
 from .prompts import BACKGROUNDS, EXPRESSIONS, POSES, TOKENS, Prompt, embed_empty, embed_prompt
 from .renderer import HEAD_CENTRE, HEAD_HEIGHT, ZOOM, Tracks
 from .seeds import integer, stream
 from .wan_vae import CausalConv3d, ResidualBlock, WanVAE
 
+KINDS = ("mark_left", "mark_right")
 PART = 64
 BATCH = 16
 ENCODED = 4  # clips at once: more do not fit a CPU's cache
@@ -112,6 +116,18 @@ def normalised_parameters(who: People) -> Tensor:
     return torch.stack(columns, -1)
 
 
+def attributes(parameters: Tensor) -> Tensor:
+    """`normalised_parameters` [B, 30] as [B, 38] of mean 0 and deviation 1: hues as sine and cosine, marks as kinds."""
+    hues = [name.endswith("hue") and name != "skin_hue" for name in PARAMETERS]
+    marks = [name in KINDS for name in PARAMETERS]
+    plain = [not (hue or mark) for hue, mark in zip(hues, marks, strict=True)]
+    angles = math.pi * parameters[:, hues]
+    kinds = F.one_hot((parameters[:, marks] + 1).round().long(), len(MARKS)).flatten(1).to(parameters.dtype)
+    share = 1 / len(MARKS)
+    kinds = (kinds - share) / math.sqrt(share * (1 - share))
+    return torch.cat([parameters[:, plain] * math.sqrt(3), angles.sin() * 2**0.5, angles.cos() * 2**0.5, kinds], 1)
+
+
 def face_cells(who: People, tracks: Tracks, size: int) -> Tensor:
     """How much each latent cell [B, F, size/8, size/8] tells who is seen and how they look, 0 .. 1, from the tracks.
 
@@ -138,7 +154,7 @@ def face_cells(who: People, tracks: Tracks, size: int) -> Tensor:
             facing = (pz / HEAD_HEIGHT / 0.3 + 0.5).clamp(0, 1)[:, None, None]
             near = (x - px[:, None, None]).square() + (y - py[:, None, None]).square() <= radius**2
             counts = torch.maximum(counts, near * facing)
-    cells = torch.nn.functional.avg_pool2d(counts, FACE_SAMPLES).unflatten(0, (clips, frames))
+    cells = F.avg_pool2d(counts, FACE_SAMPLES).unflatten(0, (clips, frames))
     # One latent frame of the first frame, one of every four that follow.
     return torch.cat([cells[:, :1], cells[:, 1:].unflatten(1, (-1, 4)).mean(2)], 1)
 
@@ -153,7 +169,8 @@ def _references(vae: WanVAE, seeds: Sequence[int], take: int, size: int, writer:
     rows = torch.arange(len(seeds))
     tensors = {name: clips.frames[rows, frame][:, None] for name, frame in stills(clips, take).items()}
     tensors = {name: encode(vae, frames).half() for name, frames in {"latents": clips.frames, **tensors}.items()}
-    return {"parameters": normalised_parameters(clips.people), **tensors}
+    parameters = normalised_parameters(clips.people)
+    return {"parameters": parameters, "attributes": attributes(parameters), **tensors}
 
 
 def _targets(vae: WanVAE, seeds: Sequence[int], take: int, size: int, writer: StoreWriter) -> dict[str, Tensor]:

@@ -18,6 +18,7 @@ import numpy as np
 import safetensors.torch
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from .. import checkpoint
 from ..config import Backbone, ConditioningConfig, EncoderConfig, SlotIDConfig
@@ -69,12 +70,15 @@ class LossSection:
         shift: of the flow time, as the backbone was trained.
         face: a latent cell of face counts 1 + face times as much as one without.
         diversity: weight of the mean squared cosine between appearance tokens of one identity.
+        attributes: weight of the mean squared error of what a linear layer reads from the tokens of what is known of
+            the person, `attributes` in the store. The layer is left out of what is made.
         text_dropout, identity_dropout: parts of the rows that go without.
     """
 
     shift: float = setting(3.0, 1e-6)
     face: float = setting(1.0, 0)
     diversity: float = setting(0.001, 0)
+    attributes: float = setting(0.0, 0)
     text_dropout: float = setting(0.1, 0, 1)
     identity_dropout: float = setting(0.1, 0, 1)
 
@@ -109,6 +113,9 @@ class IdentityTask:
         self.reads = variant(config.model.variant).reference
         self.module = self._new_model()
         self._check_store()
+        if config.loss.attributes:
+            tokens = 2 * self.module.config.encoder.slots * self.module.config.identity_width
+            self.module.readout = torch.nn.Linear(tokens, *self.store.references.shape("attributes"))
         self.order = Order(len(self.store.usable), config.run.seed)
 
     def report(self) -> str:
@@ -137,9 +144,11 @@ class IdentityTask:
             "time": time,
             "keep": torch.tensor([float(c >= loss.identity_dropout) for c in identity_chance]),
         }
+        if loss.attributes:
+            batch["attributes"] = store.references.take("attributes", references)
         if "saliency" in store.references.names() and self.reads == "clip":
             cells = store.references.take("saliency", references).float()
-            batch["saliency"] = torch.nn.functional.avg_pool2d(cells, self.config.model.encoder.patch)
+            batch["saliency"] = F.avg_pool2d(cells, self.config.model.encoder.patch)
         return batch
 
     def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -151,15 +160,22 @@ class IdentityTask:
             error = velocity_error(self.transformer, clean, batch["noise"], time, batch["text"].float())
         rows = face_weighted(error, batch["face"].float(), self.config.loss.face)
         total = rows.mean() + self.config.loss.diversity * alike.mean()
+        every = torch.ones_like(keep)
+        parts = {"identity": masked(rows, keep), "none": masked(rows, 1 - keep), "alike": masked(alike, every)}
+        if self.config.loss.attributes:
+            # Of length one, so that a step of Adam's does not move what is read by a multiple of itself.
+            flat = F.layer_norm(tokens, tokens.shape[-1:]).flatten(1) / tokens[0].numel() ** 0.5
+            read = self.module.readout(flat)
+            missed = (read.float() - batch["attributes"].float()).square().mean(1)
+            total = total + self.config.loss.attributes * missed.mean()
+            parts["attributes"] = masked(missed, every)
         with torch.no_grad():
-            parts = {"identity": masked(rows, keep), "none": masked(rows, 1 - keep)}
-            parts["alike"] = masked(alike, torch.ones_like(keep))
             quarter = (time * QUARTERS).long().clamp(max=QUARTERS - 1)
             parts |= {f"t{i + 1}": masked(rows, keep * (quarter == i)) for i in range(QUARTERS)}
         return total, parts
 
     def matrices(self, name: str) -> bool:
-        return name.endswith("weight") and "gates" not in name and "norm" not in name
+        return name.endswith("weight") and not any(word in name for word in ("gates", "norm", "readout"))
 
     @torch.no_grad()
     def sample(self, step: int) -> np.ndarray:
@@ -176,7 +192,8 @@ class IdentityTask:
         if self.config.model.variant != "full":
             # Other encoders than Slot-ID's own are for comparison; hosts refuse them by this.
             metadata |= {"format": "slot-id-variant", "variant": self.config.model.variant}
-        checkpoint.write(path, safetensors.torch.load_file(path), metadata)
+        tensors = {n: t for n, t in safetensors.torch.load_file(path).items() if not n.startswith("readout.")}
+        checkpoint.write(path, tensors, metadata)
         return path
 
     def _new_model(self) -> SlotID:
@@ -205,6 +222,7 @@ class IdentityTask:
             (reference[-2:] == (side, side), f"references of {reference[-2:]} latent cells, not {(side, side)}"),
             (text == self.transformer.config.text_dim, f"prompts of width {text}"),
             (self.reads in known, f"no {self.reads!r} for the references"),
+            (not self.config.loss.attributes or "attributes" in known, "no 'attributes' of the references' people"),
         ]
         for fine, found in checks:
             if not fine:
@@ -234,11 +252,11 @@ def face_weighted(error: Tensor, face: Tensor, weight: float) -> Tensor:
 def likeness_of_slots(tokens: Tensor) -> Tensor:
     """Mean squared cosine [B] between different ones of the tokens [B, S, D]: 0 where all are orthogonal."""
     S = tokens.shape[1]
-    cosines = torch.nn.functional.normalize(tokens, dim=-1)
+    cosines = F.normalize(tokens, dim=-1)
     cosines = cosines @ cosines.transpose(1, 2)
     return (cosines.square().sum((1, 2)) - S) / max(1, S * (S - 1))
 
 
 def masked(values: Tensor, mask: Tensor) -> Tensor:
     """[sum of the values where the mask is 1, how many these are]."""
-    return torch.stack([(values * mask).sum(), mask.sum()])
+    return torch.stack([(values.detach() * mask).sum(), mask.sum()])

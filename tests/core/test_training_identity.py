@@ -167,7 +167,7 @@ def test_training_moves_the_model_and_leaves_the_backbone(tmp_path):
     assert not task.transformer.blocks[0]._forward_hooks
     model = SlotID.load(made)
     assert model.config == task.module.config
-    assert model.metadata["trained_on"] == "nothing (tests); 4 steps"
+    assert model.metadata["trained_on"] == "nothing (tests), seed 0; 4 steps"
     assert json.loads(model.metadata["experiment"])["run"]["steps"] == 4
 
 
