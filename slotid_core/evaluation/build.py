@@ -16,31 +16,30 @@ import torch
 from torch import nn
 
 from .. import __version__, checkpoint
-from ..demo.people import VALIDATION
 from . import build_embedding, build_probe
-from .accuracy import embedding_accuracy, probe_accuracy
+from .accuracy import HELD_OUT, embedding_accuracy, probe_accuracy
 from .probe import EMBEDDING_FILE, PROBE_FILE, Probe
 from .renders import cached, probe_part, to_network
 
 LICENSE = "Apache-2.0"
-HELD_OUT = VALIDATION[1000:1400]
 _AXES_FROM = 1024
 
 
-def build_probe_file(work: Path, seed: int, steps: int, clips: int) -> None:
+def build_probe_file(work: Path, seed: int, steps: int, finish: int, clips: int) -> None:
     """Train the probe, measure it on held-out people and write it into the packaged assets."""
     probe = Probe()
-    probe.net = build_probe.train_probe(work, seed, steps, clips)
+    probe.net = build_probe.train_probe(work, seed, steps, finish, clips)
     frames = cached("probe", probe_part, min(clips, _AXES_FROM), work, build_probe.PART)["frames"]
     probe.fit_axes(to_network(frames))
-    says = f"{clips} rendered clips, {steps} steps of {build_probe.BATCH}"
+    says = f"{clips} rendered clips, {steps} + {finish} steps of {build_probe.BATCH}"
     _write(PROBE_FILE, probe, "slot-id-probe", says, seed, probe_accuracy(_rounded(probe), list(HELD_OUT)))
 
 
 def build_embedding_file(work: Path, seed: int, steps: int, people: int) -> None:
     """Train the embedding, measure it on held-out people and write it into the packaged assets."""
     net = build_embedding.train_embedding(work, seed, steps, people)
-    says = f"10 rendered frames of each of {people} people, {steps} steps of {build_embedding.BATCH}"
+    batch = f"{build_embedding.BATCH_FRAMES} frames of {build_embedding.BATCH_PEOPLE} people"
+    says = f"10 rendered frames of each of {people} people, {steps} steps of {batch}"
     _write(EMBEDDING_FILE, net, "slot-id-embedding", says, seed, embedding_accuracy(_rounded(net), list(HELD_OUT)))
 
 
@@ -74,6 +73,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of weights and batches (default %(default)s)")
     parser.add_argument("--only", choices=("probe", "embedding"), help="build one of the two")
     parser.add_argument("--probe-steps", type=int, default=probe.PLAN.steps, help="default %(default)s")
+    parser.add_argument("--finish-steps", type=int, default=probe.FINISH.steps, help="default %(default)s")
     parser.add_argument("--clips", type=int, default=probe.CLIPS, help="for the probe (default %(default)s)")
     parser.add_argument("--embedding-steps", type=int, default=embedding.PLAN.steps, help="default %(default)s")
     parser.add_argument("--people", type=int, default=embedding.PEOPLE, help="for the embedding (default %(default)s)")
@@ -82,7 +82,7 @@ def main(arguments: list[str] | None = None) -> None:
     torch.set_num_threads(options.threads)
     options.work.mkdir(parents=True, exist_ok=True)
     if options.only != "embedding":
-        build_probe_file(options.work, options.seed, options.probe_steps, options.clips)
+        build_probe_file(options.work, options.seed, options.probe_steps, options.finish_steps, options.clips)
     if options.only != "probe":
         build_embedding_file(options.work, options.seed, options.embedding_steps, options.people)
 

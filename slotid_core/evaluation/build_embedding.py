@@ -1,66 +1,93 @@
-"""Train the frame embedding with an ArcFace loss (Deng et al., arXiv 1801.07698) on renders of training people."""
+"""Train the frame embedding with an ArcFace loss (Deng et al., arXiv 1801.07698) on renders of training people.
+
+With thousands of classes of ten frames, learnt class centres are seen too seldom to get anywhere in the steps a CPU
+has. Here a person's centre is the mean of their other frames in the batch, so that every step teaches every class.
+"""
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..demo.fitting import Plan, fit
 from ..demo.seeds import stream
-from .build_probe import softened
 from .networks import EmbeddingNet
-from .renders import FRAMES_PER_PERSON, cached, embedding_part, to_network
+from .renders import FRAMES_PER_PERSON, TAKES, cached, embedding_part, to_network
+from .softness import Codec, drifting, softened
 
 PEOPLE = 4096
 PART = 128
-BATCH = 128
-SCALE, MARGIN = 24.0, 0.3
-PLAN = Plan(steps=2000, matrix_rate=0.02, other_rate=2e-3, warmup=50, decay=1000, average=0.99)
+# One frame of each of four takes: two as rendered, one softened, one through a codec.
+BATCH_PEOPLE, BATCH_FRAMES = 48, 4
+SCALE, MARGIN, MARGIN_FROM = 16.0, 0.2, 600
+PLAN = Plan(steps=2000, matrix_rate=0.01, other_rate=1e-3, warmup=50, decay=1500, average=0.99)
+_NORM_BATCHES = 24
 
 
-class ArcFace(nn.Module):
-    """Embedding and the directions of its classes; a person's mirror image is a class of its own."""
+def arcface(vectors: Tensor, margin: float) -> Tensor:
+    """Mean loss of unit vectors [P, n, d] of n frames of P people.
 
-    def __init__(self, classes: int) -> None:
-        super().__init__()
-        self.net = EmbeddingNet().to(memory_format=torch.channels_last)
-        # Short vectors turn quickly: only their directions count, and a step moves each number by about the rate.
-        self.classes = nn.Parameter(0.05 * torch.randn(classes, self.net.out.out_features))
-
-    def forward(self, features: Tensor, labels: Tensor) -> Tensor:
-        """Cross-entropy of scaled cosines, the true class's angle enlarged by the margin; of frame features [N, d]."""
-        cosines = self.net.project(features) @ F.normalize(self.classes, dim=-1).T
-        true = cosines.gather(1, labels[:, None]).clamp(-1 + 1e-6, 1 - 1e-6)
-        with_margin = true * math.cos(MARGIN) - (1 - true.square()).sqrt() * math.sin(MARGIN)
-        return F.cross_entropy(SCALE * cosines.scatter(1, labels[:, None], with_margin), labels)
+    The cross-entropy of SCALE times the cosines to the people's centres, the angle to one's own enlarged by `margin`
+    radians. A centre is the mean direction of a person's frames, of one's own those other than the frame itself.
+    """
+    total = vectors.sum(1)
+    others = F.normalize(total[:, None] - vectors, dim=-1)
+    own = (vectors * others).sum(-1).clamp(-1 + 1e-6, 1 - 1e-6)
+    enlarged = own * math.cos(margin) - (1 - own.square()).sqrt() * math.sin(margin)
+    cosines = vectors @ F.normalize(total, dim=-1).T
+    labels = torch.arange(len(vectors))[:, None].expand(own.shape)
+    logits = SCALE * cosines.scatter(2, labels[..., None], enlarged[..., None])
+    return F.cross_entropy(logits.flatten(0, 1), labels.flatten())
 
 
 def train_embedding(folder: Path, seed: int, steps: int, people: int) -> EmbeddingNet:
-    """The embedding's averaged weights after `steps` of 128 frames of `people` (a multiple of 128)."""
-    frames = cached("embedding", embedding_part, people, folder, PART)["frames"].flatten(0, 1)
+    """The embedding's averaged weights after `steps` of 4 frames of each of 48 people out of `people` (a multiple of
+    128); a person's mirror image is another person."""
+    frames = cached("embedding", embedding_part, people, folder, PART)["frames"]
     torch.manual_seed(seed)
-    model = ArcFace(2 * people)
+    net = EmbeddingNet().to(memory_format=torch.channels_last)
+    codec = Codec(drifting(to_network(frames[: 8 * PART, 0]), stream("embedding codec", seed)))
+
+    def batch(step: int) -> Tensor:
+        generator = stream("embedding", seed, step)
+        who = torch.randint(people, (BATCH_PEOPLE, 1), generator=generator)
+        takes = torch.rand(BATCH_PEOPLE, TAKES, generator=generator).argsort(1)[:, :BATCH_FRAMES]
+        each = FRAMES_PER_PERSON // TAKES
+        picked = takes * each + torch.randint(each, takes.shape, generator=generator)
+        pictures = to_network(frames[who, picked])
+        mirror = torch.rand(BATCH_PEOPLE, generator=generator) < 0.5
+        pictures = torch.where(mirror[:, None, None, None, None], pictures.flip(-1), pictures)
+        soft = softened(pictures[:, :1], generator)
+        coded = codec.stills(pictures[:, 1], generator)[:, None]
+        return torch.cat([soft, coded, pictures[:, 2:]], 1)
+
+    def features(step: int) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return net.frame(batch(step).flatten(0, 1)).float()
 
     def loss(step: int) -> Tensor:
-        generator = stream("embedding", seed, step)
-        rows = torch.randint(len(frames), (BATCH,), generator=generator)
-        mirror = torch.rand(BATCH, generator=generator) < 0.5
-        pictures = to_network(frames[rows])
-        pictures = torch.where(mirror[:, None, None, None], pictures.flip(-1), pictures)
-        # As clips of one frame, half of them softened.
-        soft = softened(pictures[: BATCH // 2, None], generator)[:, 0]
-        pictures = torch.cat([soft, pictures[BATCH // 2 :]])
-        with torch.autocast("cpu", torch.bfloat16):
-            features = model.net.frame(pictures)
-        return model(features.float(), rows // FRAMES_PER_PERSON + people * mirror)
+        # Normalised over the batch: features of unlike pictures start out nearly parallel.
+        vectors = net.project(F.batch_norm(features(step), None, None, training=True))
+        margin = MARGIN * min(1.0, step / MARGIN_FROM)
+        return arcface(vectors.unflatten(0, (BATCH_PEOPLE, BATCH_FRAMES)), margin)
 
-    def matrices(name: str) -> bool:
-        return name != "classes" and not name.startswith("net.out")
+    plan = replace(PLAN, steps=steps)
+    named = dict(net.named_parameters())
+    net.load_state_dict(fit("embedding", named, loss, plan, folder, matrices=lambda name: name != "out.weight"))
+    with torch.no_grad():
+        seen = torch.cat([features(steps + number) for number in range(_NORM_BATCHES)])
+    return folded(net, seen).eval().requires_grad_(False)
 
-    plan = Plan(**{**vars(PLAN), "steps": steps})
-    model.load_state_dict(fit("embedding", dict(model.named_parameters()), loss, plan, folder, matrices=matrices))
-    return model.net.eval().requires_grad_(False)
+
+@torch.no_grad()
+def folded(net: EmbeddingNet, features: Tensor) -> EmbeddingNet:
+    """The network that takes features as they are where this one took them normalised as these [N, width] are."""
+    deviation, mean = torch.std_mean(features, dim=0, correction=0)
+    net.out.weight.div_((deviation.square() + 1e-5).sqrt())
+    net.out.bias.sub_(net.out.weight @ mean)
+    return net

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -13,32 +14,32 @@ from ..demo.people import VALIDATION, people
 from ..demo.seeds import stream
 from .networks import ProbeNet
 from .renders import cached, probe_part, render_probe_clips, to_network
+from .softness import Codec, grouped, softened
 from .targets import HUES, KINDS, NUMERIC, Targets, glimpsed, mirrored, targets_of
 
 CLIPS = 10240
 PART = 256
 BATCH = 32
 PLAN = Plan(steps=1800, matrix_rate=0.02, other_rate=2e-3, warmup=30, decay=800, average=0.99)
+# Then, once the tracks tell where the head is, the mouth is read as well, and everything also from what a codec left.
+FINISH = Plan(steps=1200, matrix_rate=0.01, other_rate=1e-3, warmup=30, decay=1000, average=0.99)
 # Neighbouring frames are much alike. Once the probe follows how people move, three steps of four look at a few frames
 # of many clips instead, for the details of how they look.
 WHOLE_CLIPS_UNTIL = 900
 GLIMPSES, GLIMPSED_FRAMES, GLIMPSED_STEP = 96, 5, 3
 # A per-frame track is a means, not an end.
 _TRACK_WEIGHT = 0.5
-_COMPONENTS = 16
 
 
-def train_probe(folder: Path, seed: int, steps: int, clips: int) -> ProbeNet:
-    """The probe's averaged weights after `steps` of 32 clips out of `clips` (a multiple of 256)."""
+def train_probe(folder: Path, seed: int, steps: int, finish: int, clips: int) -> ProbeNet:
+    """The probe's averaged weights after `steps` of 32 clips out of `clips` (a multiple of 256), and `finish` more."""
     data = cached("probe", probe_part, clips, folder, PART)
     truths = targets_of(people(data["seeds"].tolist()), data["tracks"], data["words"])
     torch.manual_seed(seed)
     net = ProbeNet().to(memory_format=torch.channels_last)
     held_out = held_out_clips(64)
 
-    def loss(step: int) -> Tensor:
-        generator = stream("probe", seed, step)
-        glimpse = step >= WHOLE_CLIPS_UNTIL and step % 4 != 0
+    def batch(generator: torch.Generator, glimpse: bool) -> tuple[Tensor, Targets]:
         count = GLIMPSES if glimpse else BATCH
         rows = torch.randint(len(data["frames"]), (count,), generator=generator)
         mirror = torch.rand(count, generator=generator) < 0.5
@@ -48,9 +49,29 @@ def train_probe(folder: Path, seed: int, steps: int, clips: int) -> ProbeNet:
             picked = torch.randint(last, (), generator=generator) + GLIMPSED_STEP * torch.arange(GLIMPSED_FRAMES)
             clips, truth = clips[:, picked], glimpsed(truth, picked)
         frames = to_network(clips)
-        frames = torch.where(mirror[:, None, None, None, None], frames.flip(-1), frames)
+        return torch.where(mirror[:, None, None, None, None], frames.flip(-1), frames), truth
+
+    def first(step: int) -> Tensor:
+        generator = stream("probe", seed, step)
+        frames, truth = batch(generator, step >= WHOLE_CLIPS_UNTIL and step % 4 != 0)
         # Half of each batch stays as it was rendered.
-        frames = torch.cat([softened(frames[: count // 2], generator), frames[count // 2 :]])
+        half = len(frames) // 2
+        frames = torch.cat([softened(frames[:half], generator), frames[half:]])
+        with torch.autocast("cpu", torch.bfloat16):
+            made = net.look(frames)
+        return probe_loss(made, truth)
+
+    def second(step: int) -> Tensor:
+        generator = stream("probe finish", seed, step)
+        glimpse = step % 2 != 0
+        frames, truth = batch(generator, glimpse)
+        quarter, half = len(frames) // 4, len(frames) // 2
+        coded = frames[:quarter]
+        if glimpse:
+            coded = codec.stills(coded.flatten(0, 1), generator).view_as(coded)
+        else:
+            coded = codec.clips(coded, generator)
+        frames = torch.cat([coded, softened(frames[quarter:half], generator), frames[half:]])
         with torch.autocast("cpu", torch.bfloat16):
             made = net(frames)
         return probe_loss(made, truth)
@@ -60,11 +81,16 @@ def train_probe(folder: Path, seed: int, steps: int, clips: int) -> ProbeNet:
         return f"held out {probe_loss(net(held_out[0]), held_out[1]):.3f}"
 
     def matrices(name: str) -> bool:
-        return name not in ("out.weight", "tracks.weight")
+        return name not in ("out.weight", "tracks.weight", "mouth.out.weight")
 
-    plan = Plan(**{**vars(PLAN), "steps": steps})
     named = dict(net.named_parameters())
-    net.load_state_dict(fit("probe", named, loss, plan, folder, matrices=matrices, report=report))
+    looking = {name: value for name, value in named.items() if not name.startswith("mouth.")}
+    plan = replace(PLAN, steps=steps)
+    learned = fit("probe", looking, first, plan, folder, matrices=matrices, report=report)
+    net.load_state_dict({**net.state_dict(), **learned})
+    codec = Codec(grouped(to_network(data["frames"][:PART])))
+    plan = replace(FINISH, steps=finish)
+    net.load_state_dict(fit("probe_finish", named, second, plan, folder, matrices=matrices, report=report))
     return net.eval().requires_grad_(False)
 
 
@@ -82,26 +108,6 @@ def probe_loss(made: tuple[dict[str, Tensor], Tensor, Tensor], truth: Targets) -
 
 
 _WORDS = ("pose", "expression", "background")
-
-
-def softened(frames: Tensor, generator: torch.Generator) -> Tensor:
-    """Clips [B, T, 3, H, W] with the kind of softness a VAE leaves: blurred or sharpened edges, frames that shine
-    through into their neighbours, noise; each clip its own amount."""
-
-    def amount(low: float, high: float, share: float) -> Tensor:
-        drawn = low + (high - low) * torch.rand(len(frames), generator=generator)
-        used = torch.rand(len(frames), generator=generator) < share
-        return (drawn * used)[:, None, None, None, None]
-
-    flat = frames.flatten(0, 1)
-    blurred = F.avg_pool2d(F.pad(flat, (1, 1, 1, 1), mode="replicate"), 3, 1).view_as(frames)
-    frames = torch.lerp(frames, blurred, amount(-0.3, 1.0, 0.8))
-    neighbours = (frames[:, [0, *range(frames.shape[1] - 1)]] + frames[:, [*range(1, frames.shape[1]), -1]]) / 2
-    frames = torch.lerp(frames, neighbours, amount(0.0, 0.4, 0.4))
-    # Frames of one small bank of noise, each many times: drawing fresh noise would take longer than learning from it.
-    bank = torch.randn(64, *frames.shape[2:], generator=generator)
-    picked = torch.randint(len(bank), frames.shape[:2], generator=generator)
-    return torch.addcmul(frames, bank[picked], amount(0.0, 0.08, 0.8))
 
 
 def held_out_clips(count: int) -> tuple[Tensor, Targets]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .targets import HUES, KINDS, NUMERIC, TRACK_SCALES, VOCABULARIES
+from .blinks import blink_rates
+from .mouth import MouthNet
+from .targets import HUES, KINDS, NUMERIC, TRACK_SCALES, VOCABULARIES, standardised
 
 SIDE = 64
 FRAMES = 17
@@ -56,8 +58,22 @@ class ProbeNet(nn.Module):
         )  # fmt: skip
         self.body = nn.Sequential(nn.Linear(2 * _FRAME + 192, FEATURES), nn.SiLU())
         self.out = nn.Linear(FEATURES, sum(OUTPUTS.values()))
+        self.mouth = MouthNet()
+        self.register_buffer("scales", torch.tensor(list(TRACK_SCALES.values())), persistent=False)
 
     def forward(self, clips: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+        """What `look` gives, but smile asymmetry and blink rate measured where the tracks say."""
+        outputs, features, tracks = self.look(clips)
+        with torch.autocast(clips.device.type, enabled=False):
+            where = tracks.detach() * self.scales
+            closed = where[..., list(TRACK_SCALES).index("blink")]
+            numeric = list(outputs["numeric"].unbind(-1))
+            numeric[NUMERIC.index("smile_asymmetry")] = self.mouth(clips, where)
+            if clips.shape[1] == FRAMES:
+                numeric[NUMERIC.index("blink_rate")] = standardised("blink_rate", blink_rates(closed))
+        return {**outputs, "numeric": torch.stack(numeric, -1)}, features, tracks
+
+    def look(self, clips: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         """The named outputs [B, n] of OUTPUTS, the features [B, 256] they come from, and tracks [B, T, 10]."""
         frames = self.frame(clips.flatten(0, 1)).float().unflatten(0, clips.shape[:2])
         with torch.autocast(clips.device.type, enabled=False):

@@ -24,7 +24,7 @@ _EXPRESSIONS = (*EXPRESSIONS, "smile")
 PROBE_PEOPLE = TRAIN[500_000:]
 EMBEDDING_PEOPLE = TRAIN[600_000:]
 FRAMES_PER_PERSON = 10
-_TAKES = 5
+TAKES = 5
 
 
 def evaluation_prompt(*key: str | int) -> Prompt:
@@ -66,7 +66,7 @@ def embedding_frames(seeds: list[int]) -> tuple[Tensor, Tensor, Tensor]:
     Returns:
         frames [N * 10, 64, 64, 3] uint8; yaw [N * 10] in degrees; the take [N * 10] of each.
     """
-    keys = [(seed, take) for seed in seeds for take in range(_TAKES)]
+    keys = [(seed, take) for seed in seeds for take in range(TAKES)]
     frames, yaw = [], []
     for first in range(0, len(keys), 40):
         pieces = [_two_frames(*key) for key in keys[first : first + 40]]
