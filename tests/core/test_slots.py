@@ -81,6 +81,16 @@ def test_every_parameter_learns(encoder):
     assert silent == []
 
 
+def test_an_untrained_reader_remembers_the_first_frame(encoder):
+    reader = encoder.reader
+    width = reader.gru.hidden_size
+    zeros, held = torch.zeros(1, width), torch.ones(1, width)
+    with torch.no_grad():
+        keeps = (reader.gru(zeros, held) - reader.gru(zeros, zeros)).mean() / (held.mean() - 0)
+    # torch's own start keeps half of it for the next frame.
+    assert keeps > 0.7
+
+
 def test_trains_under_autocast(encoder):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         tokens, _ = encoder(latents())

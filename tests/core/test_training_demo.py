@@ -52,6 +52,16 @@ def test_parameters_fill_their_range():
     assert numbers.min() >= -1 and numbers.max() <= 1 and numbers.std(0).min() > 0.3
 
 
+def test_attributes_have_unit_variance_and_no_jump_in_hue():
+    numbers = demo.attributes(demo.normalised_parameters(people(TRAIN[:2000])))
+    assert numbers.shape == (2000, 38)
+    torch.testing.assert_close(numbers.mean(0), torch.zeros(38), rtol=0, atol=0.1)
+    torch.testing.assert_close(numbers.std(0), torch.ones(38), rtol=0, atol=0.1)
+    ends = torch.zeros(2, len(PARAMETERS))
+    ends[:, list(PARAMETERS).index("eye_hue")] = torch.tensor([-1.0, 1.0])
+    torch.testing.assert_close(*demo.attributes(ends))
+
+
 def test_photos_are_frames_of_the_reference():
     clips = reference_clips(TRAIN[:12])
     frames = demo.stills(clips, 0)
@@ -86,7 +96,7 @@ def test_a_store_grows_and_goes_on(tmp_path, monkeypatch):
     assert all(after[name] == data for name, data in before.items())
     store = PairStore(tmp_path)
     assert (len(store.references), len(store.targets), len(store.usable)) == (3, 6, 6)
-    assert store.references.names() == {"latents", "random", "frontal", "parameters"}
+    assert store.references.names() == {"latents", "random", "frontal", "parameters", "attributes"}
     assert store.text_tokens == 4 and len(store.prompts) == 1 + 5 * 3 * 5
 
     # What is stored is what the world shows, and a photo's latents are those of its frame alone.

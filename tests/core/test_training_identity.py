@@ -171,6 +171,28 @@ def test_training_moves_the_model_and_leaves_the_backbone(tmp_path):
     assert json.loads(model.metadata["experiment"])["run"]["steps"] == 4
 
 
+def test_tokens_are_asked_for_what_is_known_and_the_layer_that_asks_is_left_out(tmp_path):
+    config = experiment(tmp_path, "run.steps=2", "loss.attributes=1")
+    task = IdentityTask(config)
+    model = SlotID.load(train(task, config, tmp_path / "run"))
+    assert model.config == task.module.config and not hasattr(model, "readout")
+    batch = task.batch(0, range(4))
+    encoder = task.module.encoder
+    optimiser = torch.optim.Adam([*encoder.parameters(), *task.module.readout.parameters()], 3e-3)
+    missed = []
+    for _ in range(60):
+        loss, parts = task.loss(batch)
+        missed.append(float(parts["attributes"][0] / parts["attributes"][1]))
+        loss.backward()
+        optimiser.step()
+        optimiser.zero_grad()
+    assert missed[-1] < 0.3 * missed[0]
+    # It is the tokens that tell, not the layer alone: another clip's do not.
+    with torch.no_grad():
+        strange = task.loss({**batch, "reference": batch["reference"].roll(1, 0)})[1]["attributes"]
+    assert strange[0] / strange[1] > 2 * missed[-1]
+
+
 def test_the_sheet_shows_with_and_without(tmp_path):
     vae = write_vae(tmp_path / "vae.safetensors")
     task = shaken(IdentityTask(experiment(tmp_path, f"samples.vae={vae}", "samples.rows=2", "samples.steps=2")))

@@ -56,7 +56,8 @@ def random_part(role: str, count: int, seed: int = 0) -> dict[str, torch.Tensor]
         part["text"] = torch.arange(count) % 3
         return part
     photos = {name: torch.randn(count, 16, 1, 4, 4, generator=generator).half() for name in ("random", "frontal")}
-    return {**part, **photos, "parameters": torch.randn(count, 5, generator=generator)}
+    known = {name: torch.randn(count, 5, generator=generator) for name in ("parameters", "attributes")}
+    return {**part, **photos, **known}
 
 
 def embed(text: str) -> torch.Tensor:
