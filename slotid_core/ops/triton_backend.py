@@ -272,7 +272,7 @@ def backward(
         )  # fmt: skip
         kernels.split_chain[(P,)](
             chains, state.row_masses, state.grams, ys, ends, made.log_a, S, iterations, splits,
-            SPLITS_PAD=power_of_two(splits, 1), **padded,
+            SPLITS_PAD=power_of_two(splits, 1), num_warps=8, **padded,
         )  # fmt: skip
         kernels.split_walk_2[(P, splits)](
             call.q, call.k, call.v, call.log_a, call.log_b, *wanted, state.potentials, ys, ends, q_parts,

@@ -1,7 +1,8 @@
 """Compiles the routing kernels for GPUs that are not there, as the launcher would launch them, and reads what they use.
 
-Run as a program in a process of its own (not under TRITON_INTERPRET): every case is a line of JSON on standard input,
-every kernel of it and every architecture a line on standard output.
+Run as a program in a process of its own (not under TRITON_INTERPRET): every case is a line of JSON on standard input;
+what the call allocates and, unless the case says `"compile": false`, every kernel of it on every architecture are lines
+on standard output.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import tempfile
 from pathlib import Path
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 ARCHITECTURES = (80, 86, 89, 90, 120)
 # Merges and the like: far from any limit, so one architecture is enough.
@@ -33,8 +35,22 @@ class Recorder:
         return lambda *args, **kwargs: self.launches.append((self.kernel, args, kwargs))
 
 
+class Allocations(TorchDispatchMode):
+    """Adds up the bytes of every tensor that is made, as if none were ever freed."""
+
+    def __init__(self):
+        super().__init__()
+        self.bytes = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        if isinstance(made, torch.Tensor) and function._schema.returns[0].alias_info is None:
+            self.bytes += made.numel() * made.element_size()
+        return made
+
+
 def launches_of(case):
-    """The launches of one call with tensors that hold nothing."""
+    """The launches of one call with tensors that hold nothing, and the bytes it allocates."""
     from slotid_core.ops import triton_backend, triton_backward, triton_forward
     from slotid_core.ops.sinkhorn import State
     from slotid_core.ops.tuning import Launch
@@ -57,14 +73,17 @@ def launches_of(case):
     inputs = (empty(1, P, S, d), empty(1, P, N, d), empty(1, P, N, dv))
     inputs += (empty(1, P, S, dtype=torch.float32), empty(1, P, N, dtype=torch.float32))
     launch = Launch(*case["launch"]) if case.get("launch") else None
+    allocations = Allocations()
     if case["direction"] == "forward":
-        triton_backend.forward(*inputs, 0.2, K, case["plan"], case["grams"], launch=launch)
+        with allocations:
+            triton_backend.forward(*inputs, 0.2, K, case["plan"], case["grams"], launch=launch)
     else:
         state = State(*(empty(1, P, *shape, dtype=torch.float32) for shape in ((K, S), (K, S), (K - 1, S, S))))
         out, mass = empty(1, P, S, dv), empty(1, P, S, dtype=torch.float32)
         plan = empty(1, P, S, N, dtype=torch.float32) if case["plan"] else None
-        triton_backend.backward(out, mass, plan, *inputs, out, state, 0.2, launch=launch)
-    return launches
+        with allocations:
+            triton_backend.backward(out, mass, plan, *inputs, out, state, 0.2, launch=launch)
+    return launches, allocations.bytes
 
 
 def compile_for(architecture, kernel, args, kwargs):
@@ -108,8 +127,10 @@ def resources(cubin):
 def main():
     for line in sys.stdin:
         case = json.loads(line)
+        launches, allocated = launches_of(case)
+        print(json.dumps({"case": case, "allocated": allocated}), flush=True)
         seen = set()
-        for kernel, args, kwargs in launches_of(case):
+        for kernel, args, kwargs in launches if case.get("compile", True) else ():
             if kernel.__name__ in seen:
                 continue
             seen.add(kernel.__name__)
