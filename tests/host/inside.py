@@ -135,6 +135,18 @@ def context_windows(model, schedule="standard_static", closed_loop=False):
     return getattr(made, "args", [made])[0]
 
 
+def width_windows(model):
+    """Windows of 4 latent columns that overlap by 2: a wide picture in parts."""
+    import inspect
+
+    from comfy_extras.nodes_context_windows import ContextWindowsManualNode as Windows
+
+    known = inspect.signature(Windows.execute).parameters
+    words = {name: False for name in ("freenoise", "causal_window_fix") if name in known}
+    made = Windows.execute(model, 4, 2, "standard_static", 1, False, "pyramid", 4, **words)
+    return getattr(made, "args", [made])[0]
+
+
 def compiled(model):
     """Traced whole by dynamo and run as it is: what matters here is that tracing keeps the identity."""
     from comfy_api.torch_helpers import set_torch_compile_wrapper

@@ -26,6 +26,7 @@ from inside import (
     refusal,
     same,
     torch,
+    width_windows,
 )  # fmt: skip
 
 FRAMES = 7  # latent frames, which windows of 4 cut
@@ -103,6 +104,8 @@ def windows(model, on, slotid) -> dict[str, object]:
     moving = Run(context_windows(on(mask=late())), size=SIZE).cond[0]
     other_order = Run(on(context_windows(model), mask=late()), size=SIZE).cond[0]
     looped = [Run(context_windows(m, "looped_uniform", True), size=SIZE).cond[0] for m in (model, on(mask=late()))]
+    wide = [Run(width_windows(m), size=SIZE) for m in (model, on(), on(mask=halves()[0]))]
+    off, whole, half = (run.cond[0] for run in wide)
     late_frames = close(moving[:, :, 5:], everywhere[:, :, 5:])
     return {
         "windows": len(windowed.chunks) // STEPS,
@@ -111,6 +114,8 @@ def windows(model, on, slotid) -> dict[str, object]:
         "mask_follows_windows": close(moving[:, :, :5], plain[:, :, :5]) and late_frames,
         "windows_differ": not close(plain[:, :, 5:], everywhere[:, :, 5:]),
         "mask_in_either_order": torch.equal(moving, other_order),
+        "mask_follows_columns": close(half[..., 2:], off[..., 2:]) and close(half[..., :2], whole[..., :2]),
+        "columns_were_cut": len(wide[0].chunks) == 2 * STEPS and not close(off[..., :2], whole[..., :2]),
         "mask_follows_a_loop": close(looped[0][:, :, :5], looped[1][:, :, :5]) and not close(*looped),
     }  # fmt: skip
 

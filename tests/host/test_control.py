@@ -57,6 +57,12 @@ def test_a_moving_mask_follows_the_window(answers, claim):
     assert answers[claim] is True
 
 
+@pytest.mark.parametrize("claim", ["columns_were_cut", "mask_follows_columns"])
+def test_a_mask_follows_windows_over_the_width(answers, claim):
+    """How a model that knows one head in a picture shows two of them."""
+    assert answers[claim] is True
+
+
 @pytest.mark.parametrize(
     "claim", ["area_was_met", "area_negative_untouched", "area_carries_the_identity", "area_under_a_mask"]
 )
