@@ -58,9 +58,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
     how = parser.add_argument_group("sampling")
     how.add_argument("--steps", type=int, default=12, metavar="N", help="Euler steps (default: 12)")
-    how.add_argument("--cfg", type=float, default=1.0, metavar="X", help="guidance by the prompt (default: 1, none)")
+    how.add_argument("--cfg", type=float, default=2.5, metavar="X", help="guidance by the prompt (default: 2.5)")
     how.add_argument(
-        "--identity-cfg", type=float, default=1.0, metavar="X", help="guidance by the identity (default: 1, none)"
+        "--identity-cfg", type=float, default=2.5, metavar="X", help="guidance by the identity (default: 2.5)"
     )
 
     out = parser.add_argument_group("results")
