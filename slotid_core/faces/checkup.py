@@ -8,7 +8,7 @@ import numpy as np
 
 from ..detectors import Box
 from ..errors import load_package
-from ..video import Clip, as_bytes
+from ..video import Clip, Progress, as_bytes
 from .expression import Expressions, read_expressions
 from .pose import Pose, pose_of
 from .tracking import Track
@@ -60,7 +60,7 @@ class Checkup:
         return [i for i, check in enumerate(self.checks) if not check.left_out]
 
 
-def examine(clip: Clip, track: Track, path: np.ndarray, shot: range, *, whole: bool) -> Checkup:
+def examine(clip: Clip, track: Track, path: np.ndarray, shot: range, *, whole: bool, progress: Progress) -> Checkup:
     """Check every frame of the clip.
 
     Args:
@@ -69,11 +69,16 @@ def examine(clip: Clip, track: Track, path: np.ndarray, shot: range, *, whole: b
         path: [len(shot), 4] centre x, y and log width, log height of the face in each frame of the shot.
         shot: the frames without a cut in which the person is seen.
         whole: the frames are face crops already, in which nothing was looked for.
+        progress: called with (frames examined, frames).
     """
     frames = [as_bytes(frame) for frame in clip.frames]
     boxes = [track.boxes.get(i) for i in range(len(frames))]
     places = {i: _box(row) for i, row in zip(shot, path, strict=True)}
-    sharp = np.array([_sharpness(frame, places[i]) if i in places else 0.0 for i, frame in enumerate(frames)])
+    sharp = np.zeros(len(frames))
+    for i, frame in enumerate(frames):
+        if i in places:
+            sharp[i] = _sharpness(frame, places[i])
+        progress(i + 1, len(frames))
     level = float(np.percentile(sharp[list(shot)], 80)) * BLUR_PART - _NO_DETAIL
     checks = []
     for i, box in enumerate(boxes):

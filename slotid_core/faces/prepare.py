@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -75,7 +75,8 @@ def prepare_faces(
         frames: the most frames to keep, brought to 4k + 1; None keeps all that are good.
         landmarks: FACE_LANDMARKS of the clip's frames, for the detector "landmarks".
         model_folders, model_pack: for insightface, see `make_detector`.
-        progress: called with (frames searched, frames); what it raises ends the search.
+        progress: called with (work done, all of it) after each frame searched, examined or cropped; what it raises
+            ends the work.
 
     Raises:
         SlotIDError: no face anywhere, a person that is not there, a detector that is not installed, arguments out of
@@ -93,7 +94,8 @@ def prepare_faces(
         _check_count(len(detector), clip)
     whole = detector.name == "whole_frame"
 
-    found = _detect(clip, detector, progress)
+    report = _stages(progress, clip.frames.shape[0])
+    found = _detect(clip, detector, report(0))
     cuts = [] if whole else find_cuts(clip.frames)
     tracks = link(found, cuts)
     if not tracks:
@@ -101,7 +103,8 @@ def prepare_faces(
     track = _choose(tracks, found, person)
     shot = _shot(track, cuts, len(found))
     path = fill(track, shot)
-    checkup = select(examine(clip, track, path, shot, whole=whole), shot, frames, drop_flaws=not whole)
+    checkup = examine(clip, track, path, shot, whole=whole, progress=report(1))
+    checkup = select(checkup, shot, frames, drop_flaws=not whole)
     used = checkup.kept()
     coverage = _coverage(checkup, found, track, used, shot, detector.name, str(person), cuts)
     if coverage.found < 0.5 * coverage.examined:
@@ -112,9 +115,12 @@ def prepare_faces(
     sides = np.exp(path[:, 2:]).max(axis=1) * (1.0 if whole else 1.0 + margin)
     extent = clip.frames.shape[1:3]
     boxes = np.concatenate([path[:, :2] - sides[:, None] / 2, path[:, :2] + sides[:, None] / 2], axis=1)
-    crops = np.stack([crop_square(frame.numpy(), box, size) for frame, box in zip(clip.frames, boxes, strict=True)])
-    masks = np.stack([face_mask(place, box, size, extent, whole) for place, box in zip(path, boxes, strict=True)])
-    crops, masks, boxes = (torch.from_numpy(array.astype(np.float32)) for array in (crops, masks, boxes))
+    crops, masks, cropped = [], [], report(2)
+    for frame, place, box in zip(clip.frames, path, boxes, strict=True):
+        crops.append(crop_square(frame.numpy(), box, size))
+        masks.append(face_mask(place, box, size, extent, whole))
+        cropped(len(crops), len(used))
+    crops, masks, boxes = (torch.from_numpy(np.asarray(array, np.float32)) for array in (crops, masks, boxes))
     return Faces(crops, masks, boxes, coverage, clip, checkup)
 
 
@@ -183,12 +189,24 @@ def _check_count(count: int, clip: Clip) -> None:
         )
 
 
-def _detect(clip: Clip, detector: Detector, progress: Progress | None) -> list[list[Box]]:
+def _stages(progress: Progress | None, count: int) -> Callable[[int], Progress]:
+    """Progress of each stage (searched, examined, cropped) as a part of the whole, in frames of all three."""
+
+    def stage(number: int) -> Progress:
+        def report(done: int, total: int) -> None:
+            if progress is not None:
+                progress(number * count + done * count // total, 3 * count)
+
+        return report
+
+    return stage
+
+
+def _detect(clip: Clip, detector: Detector, progress: Progress) -> list[list[Box]]:
     found = []
     for i, frame in enumerate(clip.frames):
         found.append(detector.detect(as_bytes(frame), i))
-        if progress is not None:
-            progress(i + 1, clip.frames.shape[0])
+        progress(i + 1, clip.frames.shape[0])
     return found
 
 

@@ -43,7 +43,8 @@ def load_video(
         start: seconds from the start of the file.
         duration: seconds to use from `start`; None uses what is there.
         max_side: larger pictures are scaled down to this many pixels on the longer side, while decoding.
-        progress: called with (frames taken, frames wanted) at every decoded frame; what it raises ends the reading.
+        progress: called with (frames taken, frames wanted) at every megabyte read and every frame decoded; what it
+            raises ends the reading.
 
     Raises:
         SlotIDError: for a file that is missing, empty, damaged, no video, or too short for `start`, and for
@@ -61,7 +62,7 @@ def load_video(
     grid = [begin + i / rate for i in range(floor_4k1(wanted))]
     file, name = _open(path)
     try:
-        digest = _sha256_of(file, name)
+        digest = _sha256_of(file, name, lambda: None if progress is None else progress(0, len(grid)))
         decoder = Decoder(file, name, begin, max_side)
         taken = _take(decoder, grid, begin, progress)
     finally:
@@ -92,12 +93,13 @@ def _open(path: str | os.PathLike[str] | BinaryIO) -> tuple[BinaryIO, str]:
         ) from error
 
 
-def _sha256_of(file: BinaryIO, name: str) -> str:
+def _sha256_of(file: BinaryIO, name: str, go_on: Callable[[], None]) -> str:
     digest, size = hashlib.sha256(), 0
     file.seek(0)
     while block := file.read(1 << 20):
         digest.update(block)
         size += len(block)
+        go_on()
     if size == 0:
         raise SlotIDError(f"{name} is empty (0 bytes)", "a video or photo file", "Copy or export the file again.")
     return digest.hexdigest()

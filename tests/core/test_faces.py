@@ -286,13 +286,19 @@ def test_coverage_is_plain_json():
 def test_progress_counts_and_can_stop():
     calls = []
     prepare_faces(blank(), detector="whole_frame", size=32, progress=lambda done, total: calls.append((done, total)))
-    assert calls == [(i + 1, 9) for i in range(9)]
+    assert calls == [(i + 1, 27) for i in range(27)], "searched, examined and cropped, each frame"
 
     def stop(done, total):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         prepare_faces(blank(), detector="whole_frame", progress=stop)
+
+
+def test_progress_ends_at_its_total_when_frames_are_left_out():
+    calls = []
+    prepare_faces(blank(), detector="whole_frame", size=32, frames=5, progress=lambda *at: calls.append(at))
+    assert calls[-1] == (27, 27) and calls == sorted(calls)
 
 
 # --- bad input --------------------------------------------------------------------------------------------------
