@@ -175,13 +175,16 @@ def judges() -> str:
             [[f"{read[name]:.3f}" for name in (*VOCABULARIES, "mark kind", "mark hue")]],
         ),
         "",
+        table(["smile asymmetry at", *POSES], [["R²", *(f"{read[f'smile_asymmetry {pose}']:.2f}" for pose in POSES)]]),
+        "",
         f"Embedding: trained on {embedding['trained_on']}; single frames of different takes of "
         f"{embedding['accuracy_on']}.",
         "",
     ]
     gaps = [name.removeprefix("auc ") for name in embedding["accuracy"] if name.startswith("auc ")]
-    shown = [[gap, *(f"{embedding['accuracy'][f'{what} {gap}']:.3f}" for what in ("auc", "accepted"))] for gap in gaps]
-    lines.append(table(["yaw apart (degrees)", "verification AUC", "accepted at 1 % false"], shown))
+    kinds = ("auc", "eer", "accepted")
+    shown = [[gap, *(f"{embedding['accuracy'][f'{kind} {gap}']:.3f}" for kind in kinds)] for gap in gaps]
+    lines.append(table(["yaw apart (degrees)", "verification AUC", "equal error rate", "accepted at 1 % false"], shown))
     return "\n".join(lines)
 
 
