@@ -8,15 +8,16 @@ alone say who is where: the left half of the frame for one, the right half for t
 them. The window's margin over the middle sees a little of the other one's mask, and the rest of it does not: this shows
 that masks put identities where they belong, and not that one window could hold two faces.
 
-The probe reads the 64 pixels of each window. A half carries the identity of whichever of the two people is nearer to
-what the probe reads of their looks; a person's own half, with the masks swapped, must then carry the other one.
+The probe reads the 64 pixels of each window. Which of the two people a half carries is the likelier one, given what the
+probe reads: what it reads of a person in videos of this model is fitted beforehand, on other people, each alone in a
+picture (a line and a spread for every look, so that looks the model does not carry do not count).
 """
 
 from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import pairwise
@@ -27,7 +28,7 @@ from torch import Tensor
 
 from ..demo.clips import reference_clips
 from ..demo.files import demo_files
-from ..demo.people import people
+from ..demo.people import VALIDATION, people
 from ..demo.store import load_vae
 from ..demo.wan_vae import WanVAE
 from ..identity import Identity
@@ -38,7 +39,7 @@ from .measures import LOOKS
 from .models import identity_tokens
 from .networks import SIDE
 from .probe import Probe, Reading, load_probe
-from .sampling import Guidance, decode_clips, noise_of, text_of
+from .sampling import Guidance, decode_clips, noise_of, sample, text_of
 from .targets import HUES, standardised
 
 if TYPE_CHECKING:
@@ -47,6 +48,8 @@ if TYPE_CHECKING:
     from ..model import SlotID
 
 PAIRS = 100
+# People by whom the judge is fitted: far from those whom training's own samples show.
+CALIBRATION, CALIBRATED = VALIDATION.start + 8000, 160
 LATENT_FRAMES = 5
 STRIDE = 8
 WINDOW, OVERLAP = SIDE // STRIDE, 2
@@ -130,21 +133,59 @@ def halves(videos: Tensor) -> tuple[Tensor, Tensor]:
     return tuple(videos[:, :, :, window.start * STRIDE : window.stop * STRIDE] for window in WINDOWS)
 
 
-def nearer(reading: Reading, seeds: tuple[int, int]) -> Tensor:
-    """Which of two people each of N videos looks like by the probe: [N] of 0 and 1.
+@dataclass(frozen=True)
+class Judge:
+    """Which of two people a video shows, by what the probe reads of their looks.
 
-    The distance is over all looks but the marks, each in units of its deviation over people; a hue's is the chord of
-    the colour circle, which has the same mean over pairs of people.
+    For each of K features of looks the reading is taken for normal around slope * truth + offset.
+
+    Attributes:
+        slope, offset, variance: [K].
     """
-    truth = people(list(seeds))
-    distances = torch.zeros(2, len(reading.yaw))
+
+    slope: Tensor
+    offset: Tensor
+    variance: Tensor
+
+    @classmethod
+    def fit(cls, reading: Reading, seeds: Sequence[int]) -> Judge:
+        """From readings of N videos of known people, one each."""
+        made, true = _features(reading.numbers), _features(people(list(seeds)).values)
+        spread, mean = made - made.mean(0), true.mean(0)
+        slope = (spread * (true - mean)).mean(0) / (true - mean).square().mean(0)
+        offset = made.mean(0) - slope * mean
+        return cls(slope, offset, (made - slope * true - offset).square().mean(0))
+
+    def likelier(self, reading: Reading, seeds: tuple[int, int]) -> Tensor:
+        """Of two people the one each of N videos shows: [N] of 0 and 1."""
+        expected = self.slope * _features(people(list(seeds)).values) + self.offset
+        made = _features(reading.numbers)[:, None]
+        return ((made - expected).square() / self.variance).sum(-1).argmin(1)
+
+
+def _features(values: Mapping[str, Tensor]) -> Tensor:
+    """Looks of N people as numbers [N, K]: standardised, hues as places on the colour circle; marks left out."""
+    columns = []
     for name in LOOKS:
-        made, true = reading.numbers[name].float(), truth[name].float()[:, None]
         if name in HUES:
-            distances += 2 - 2 * torch.cos(2 * math.pi * (made - true))
+            angle = 2 * math.pi * values[name].float()
+            columns += [angle.sin(), angle.cos()]
         else:
-            distances += (standardised(name, made) - standardised(name, true)).square()
-    return distances.argmin(0)
+            columns.append(standardised(name, values[name].float()))
+    return torch.stack(columns, -1)
+
+
+def calibrated_judge(
+    model: SlotID, transformer: WanTransformer3DModel, vae: WanVAE, probe: Probe, guidance: Guidance, count: int
+) -> Judge:
+    """The judge of this model's videos, from people of the validation range, each alone in a video of 64 pixels."""
+    design = Design(CALIBRATION, count)
+    clips = reference_clips(design.seeds, REFERENCE_TAKE, size=SIDE)
+    tokens = identity_tokens(model, "full", vae, clips, REFERENCE_TAKE)
+    noise = noise_of([(seed, 0) for seed in design.seeds], (16, LATENT_FRAMES, SIDE // STRIDE, SIDE // STRIDE))
+    text = text_of([design.prompts(place)[place % VIDEOS] for place in range(count)])
+    videos = decode_clips(vae, sample(transformer, noise, text, guidance, model=model, tokens=tokens))
+    return Judge.fit(probe.read(videos), design.seeds)
 
 
 def measure_pairs(
@@ -152,6 +193,7 @@ def measure_pairs(
     transformer: WanTransformer3DModel,
     vae: WanVAE,
     probe: Probe,
+    judge: Judge,
     guidance: Guidance,
     *,
     first: int,
@@ -185,7 +227,7 @@ def measure_pairs(
         ]
         for name, persons, expected in arrangements:
             video = decode_clips(vae, sample_wide(transformer, model, persons, noise, text, guidance))
-            seen = [nearer(probe.read(half), seeds) for half in halves(video)]
+            seen = [judge.likelier(probe.read(half), seeds) for half in halves(video)]
             hits.setdefault(name, []).extend(found == who for found, who in zip(seen, expected, strict=True))
             if name in ("right", "swapped"):
                 shown.append(video)
@@ -213,9 +255,9 @@ def main() -> None:
     args = parser.parse_args()
     files = demo_files()
     model, transformer = SlotID.load(files.slot_id), load_wan_transformer(files.diffusion_model)
-    shares, videos = measure_pairs(
-        model, transformer, load_vae(files.vae), load_probe(), Guidance(), first=args.identity_seed, pairs=args.pairs
-    )
+    models = (model, transformer, load_vae(files.vae), load_probe())
+    judge = calibrated_judge(*models, Guidance(), CALIBRATED)
+    shares, videos = measure_pairs(*models, judge, Guidance(), first=args.identity_seed, pairs=args.pairs)
     print(shares)
     print(f"At least {BAR:.0%} of both: {'yes' if min(shares.right, shares.swapped) >= BAR else 'no'}.")
     if args.sheet:

@@ -1,10 +1,31 @@
 """Apply with masks and presets, the Guider and context windows through /prompt, as a page would send them."""
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
-from .graphs import APPLY, LATENT, LOAD, MODEL, PROMPT, SAMPLER, UNET, changed, demo, latents_only, without
+from slotid_core.demo.files import demo_files
+
+from .graphs import (
+    APPLY,
+    CREATE,
+    DECODE,
+    ENCODE,
+    FACE,
+    LATENT,
+    LOAD,
+    MODEL,
+    PROMPT,
+    SAMPLER,
+    SAVE,
+    UNET,
+    changed,
+    demo,
+    latents_only,
+    without,
+)
 
 # One step, and only the last of the model's three blocks: each part of the latents is then what was put there.
 LOCAL = {SAMPLER: {"steps": 1, "cfg": 1.0}, APPLY: {"first_block": 2}}
@@ -136,14 +157,20 @@ def test_the_guider_says_what_it_asks(server):
     assert "no identity in this model" in server.run(graph).outputs["guider"]["text"][0]
 
 
-def windowed(server, graph, first):
-    """The graph with ComfyUI's context windows of 3 latent frames before or after Apply, with their usual settings."""
-    known = server.get("/object_info/WanContextWindowsManual")["WanContextWindowsManual"]["input"]["required"]
+def context_windows(server, node, **settings):
+    """A node of ComfyUI's context windows, static ones, with its usual settings where the host has them."""
+    known = server.get(f"/object_info/{node}")[node]["input"]["required"]
     usual = {name: spec[1]["default"] for name, spec in known.items() if len(spec) > 1 and "default" in spec[1]}
     listed = {name: spec[0][0] for name, spec in known.items() if isinstance(spec[0], list)}
-    words = {**listed, **usual, "context_length": 9, "context_overlap": 4, "context_schedule": "standard_static"}
-    words |= {"freenoise": False} if "freenoise" in words else {}
-    graph["windows"] = {"class_type": "WanContextWindowsManual", "inputs": {**words, "model": [UNET, 0]}}
+    changed = {"context_schedule": "standard_static", "freenoise": False, "causal_window_fix": False, **settings}
+    changed = {name: value for name, value in changed.items() if name in known}
+    return {"class_type": node, "inputs": {**listed, **usual, **changed}}
+
+
+def windowed(server, graph, first):
+    """The graph with context windows of 3 latent frames before or after Apply."""
+    settings = {"model": [UNET, 0], "context_length": 9, "context_overlap": 4}
+    graph["windows"] = context_windows(server, "WanContextWindowsManual", **settings)
     if first:
         graph[APPLY]["inputs"]["model"] = ["windows", 0]
     else:
@@ -169,3 +196,35 @@ def test_a_moving_mask_under_context_windows(server):
     assert runs[True, True].shape[2] == 5 and torch.isfinite(runs[True, True]).all()
     assert (runs[True, True] - runs[False, True]).abs().max() > 1e-3
     assert "Using context windows" in server.log()
+
+
+def demo_pair(server, masks):
+    """The demo graph with two sample clips in one frame of two heads, which the demo model makes in two windows."""
+    graph = with_masks(demo({LATENT: {"width": 112}, SAMPLER: {"steps": 6}}))
+    graph["empty"]["inputs"]["width"], graph["half"]["inputs"]["width"] = 112, 56
+    graph["right"]["inputs"]["x"] = 56
+    for node in (LOAD, FACE, ENCODE):
+        wires = {
+            name: [f"{at[0]}b", at[1]] for name, at in graph[node]["inputs"].items() if at in ([LOAD, 0], [FACE, 0])
+        }
+        graph[f"{node}b"] = {**graph[node], "inputs": {**graph[node]["inputs"], **wires}}
+    graph[f"{LOAD}b"]["inputs"]["file"] = f"{demo_files().clips[1].name} [temp]"
+    second = {**graph[APPLY]["inputs"], "model": [APPLY, 0], "identity": [f"{ENCODE}b", 0], "mask": [masks[1], 0]}
+    graph[SECOND] = {"class_type": "SlotIDApply", "inputs": second}
+    graph[APPLY]["inputs"]["mask"] = [masks[0], 0]
+    over_width = {"model": [SECOND, 0], "context_length": 8, "context_overlap": 2, "dim": 4}
+    graph["windows"] = context_windows(server, "ContextWindowsManual", **over_width)
+    graph["frames"] = {"class_type": "SaveImage", "inputs": {"images": [DECODE, 0], "filename_prefix": "pair"}}
+    return without(changed(graph, {SAMPLER: {"model": ["windows", 0]}}), CREATE, SAVE)
+
+
+def test_two_people_on_the_demo_models(server, small_vae):
+    made = []
+    for masks in (("left", "right"), ("right", "left")):
+        images = server.run(demo_pair(server, masks)).outputs["frames"]["images"]
+        files = [server.file(image) for image in images]
+        made.append(np.stack([np.asarray(Image.open(file).convert("RGB"), dtype=float) for file in files]))
+    assert made[0].shape == (17, 64, 112, 3)
+    # In levels of 255: other people in both halves.
+    for half in (slice(0, 56), slice(56, 112)):
+        assert np.abs(made[0] - made[1])[:, :, half].mean() > 4
