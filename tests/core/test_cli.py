@@ -185,6 +185,8 @@ def test_generate_carries_the_identity(tiny, tmp_path):
     assert with_me.read_bytes() == video("again", *identity).read_bytes() != plain.read_bytes()
     assert video("off", *identity, "--strength", "0").read_bytes() == plain.read_bytes()
     assert video("other seed", *identity, "--seed", "1").read_bytes() != with_me.read_bytes()
+    assert video("guided by it", *identity, "--identity-cfg", "3").read_bytes() != with_me.read_bytes()
+    assert video("without it", *identity, "--identity-cfg", "0").read_bytes() == plain.read_bytes()
     assert slotid(*generating(tiny, tmp_path / "s.mp4", "--sheet", tmp_path / "s.png")) == 0
     assert (tmp_path / "s.png").stat().st_size > 1000
 
