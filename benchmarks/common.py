@@ -14,7 +14,9 @@ from typing import Any
 
 import torch
 
-RESULTS = Path(__file__).with_name("results")
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+HELD, MISSED = "held  ", "MISSED"
 Run = Callable[[], Any]
 
 
@@ -31,12 +33,18 @@ def machine(device: torch.device) -> dict[str, str]:
         triton_version = triton.__version__
     except ImportError:
         triton_version = "none"
-    cpu = f"{_cpu()}, {torch.get_num_threads()} threads"
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu
-    return {"device": name, "torch": torch.__version__, "triton": triton_version, "commit": _commit()}
+    threads = f", {torch.get_num_threads()} threads" if device.type != "cuda" else ""
+    return {
+        "device": _name(device) + threads,
+        "torch": torch.__version__,
+        "triton": triton_version,
+        "commit": _commit(),
+    }
 
 
-def _cpu() -> str:
+def _name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
     info = Path("/proc/cpuinfo")
     found = re.search(r"model name\s*:\s*(.+)", info.read_text()) if info.is_file() else None
     return found.group(1) if found else platform.processor() or platform.machine()
@@ -44,9 +52,11 @@ def _cpu() -> str:
 
 def _commit() -> str:
     def git(*arguments: str) -> str:
-        return subprocess.run(["git", *arguments], cwd=RESULTS.parent, capture_output=True, text=True).stdout.strip()
+        return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True).stdout.strip()
 
-    return git("rev-parse", "--short", "HEAD") + ("+changes" if git("status", "--porcelain", "-uno") else "")
+    code = ("slotid_core", "benchmarks", ":!benchmarks/results")
+    commit = git("rev-parse", "--short", "HEAD") or "unknown"
+    return commit + ("+changes" if git("status", "--porcelain", "--", *code) else "")
 
 
 def milliseconds(runs: dict[str, Run], device: torch.device, seconds: float = 3.0, least: int = 5) -> dict[str, float]:
@@ -82,8 +92,8 @@ def _once(run: Run, device: torch.device) -> float:
     return begin.elapsed_time(end)
 
 
-def graphed(run: Run) -> Run:
-    """The run as one CUDA graph: what the device needs, without the launches."""
+def graphed(run: Run) -> tuple[Run, Any]:
+    """The run as one CUDA graph (what the device needs, without the launches), and what a replay writes to."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -92,8 +102,8 @@ def graphed(run: Run) -> Run:
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        run()
-    return graph.replay
+        made = run()
+    return graph.replay, made
 
 
 def peak_bytes(run: Run, device: torch.device) -> int:
@@ -114,10 +124,16 @@ def peak_bytes(run: Run, device: torch.device) -> int:
     return most
 
 
+def verdict(what: str, value: float, sign: str, limit: float) -> str:
+    """A line that says whether a bar is held."""
+    held = value <= limit if sign == "<=" else value >= limit
+    return f"{HELD if held else MISSED} {what}: {value:.4g} {sign} {limit:g}"
+
+
 def write(name: str, rows: Iterable[dict[str, Any]], device: torch.device) -> Path:
     """Rows to `results/<name>_<device>.csv`, in place of an earlier run's on the same device."""
     rows, about = list(rows), machine(device)
-    slug = re.sub(r"[^a-z0-9]+", "-", about["device"].lower()).strip("-")
+    slug = re.sub(r"[^a-z0-9]+", "-", _name(device).lower()).strip("-")
     path = RESULTS / f"{name}_{slug}.csv"
     path.parent.mkdir(exist_ok=True)
     with path.open("w", newline="", encoding="utf-8") as file:
@@ -147,7 +163,7 @@ def bars(path: Path, title: str, groups: dict[str, dict[str, float]], unit: str,
     if line is not None:
         axes.axhline(line, color="black", linewidth=0.8, linestyle=":")
     values = [value for group in groups.values() for value in group.values()]
-    if max(values) > 20 * min(values):
+    if min(values) > 0 and max(values) > 20 * min(values):
         axes.set_yscale("log")
     axes.set_xticks(range(len(groups)), list(groups))
     axes.set_ylabel(unit)

@@ -11,7 +11,7 @@ import torch
 
 from . import bench_memory, bench_overhead, common, peers, wan_shapes
 from .bench_routing import EPS, SHAPES, inputs_of, ours
-from .wan_shapes import FRAMES, LATENT, SIZES
+from .wan_shapes import LATENT, SIZES
 
 CPU = torch.device("cpu")
 META = torch.device("meta")
@@ -28,7 +28,7 @@ def main() -> int:
 
 
 def bar(what: str, value: float, limit: float) -> bool:
-    print(f"{'held  ' if value <= limit else 'MISSED'} {value:9.4f} <= {limit:<6} {what}", flush=True)
+    print(common.verdict(what, value, "<=", limit), flush=True)
     return value <= limit
 
 
@@ -49,20 +49,15 @@ def routing() -> list[bool]:
 def memory() -> list[bool]:
     """K = 10."""
     rows = [row for tokens in (16384, 262144) for row in bench_memory.measure(tokens, 10, CPU, torch.float32)]
-    peak = {(row["tokens"], row["mode"], row["route"]): row["peak_bytes"] for row in rows}
-    both = [peak[16384, "forward+backward", route] for route in ("reference", "log-domain")]
-    # Up to a budget the weights of all tokens are kept; beyond it nothing grows.
-    budget, large = 4 * (1 << 22) * 1.25, peak[262144, "forward", "reference"]
-    return [
-        bar("of autograd's memory, forward and backward at 16,384 tokens", both[0] / both[1], 0.2),
-        bar("of the forward pass's memory budget at 262,144 tokens", large / budget, 1.0),
-    ]
+    lines = bench_memory.verdicts(rows)
+    print(*lines, sep="\n", flush=True)
+    return [line.startswith(common.HELD) for line in lines]
 
 
 def overhead() -> list[bool]:
     """Operations of one step of the whole model at 81 frames of 480p, and of encoding an 81-frame clip."""
     held = []
-    encoding = bench_overhead.operations(bench_overhead.encoding(SIZES["1.3B"], META, torch.bfloat16, FRAMES))
+    encoding = bench_overhead.operations(bench_overhead.encoding(SIZES["1.3B"], META, torch.bfloat16))
     for name, size in SIZES.items():
         runs = bench_overhead.runs_of(size, size.depth, LATENT, META, torch.bfloat16)
         off, on = (bench_overhead.operations(runs[mode]) for mode in ("off", "slot-id"))

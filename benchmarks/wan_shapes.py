@@ -111,4 +111,4 @@ def vae(device: torch.device, dtype: torch.dtype) -> nn.Module:
 def encode(model: SlotID, autoencoder: nn.Module, frames: Tensor) -> Tensor:
     """Crops [1, 3, T, H, W] to identity tokens: the VAE and the encoder."""
     latents = autoencoder.encode(frames).latent_dist.mode()
-    return model.encoder(latents)[0]
+    return model.encoder(torch.zeros(latents.shape) if latents.is_meta else latents)[0]
