@@ -12,6 +12,7 @@ import comfy.latent_formats
 import comfy.model_management
 import comfy.utils
 import torch
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from ..slotid_core.errors import SlotIDError, SlotIDWarning
 
@@ -44,12 +45,39 @@ def video_encoder(vae: VAE, channels: int) -> EncodeVideo:
     return lambda frames: latent_format.process_in(vae.encode(frames))[0]
 
 
+@contextmanager
+def watched(network: torch.nn.Module | None, frames: int) -> Iterator[None]:
+    """Let the user cancel between any two layers of whatever runs, and move the node's progress bar with a network's
+    input: a video VAE's encoder gets its frames a few at a time, as [B, C, T, H, W]."""
+    report, done = progress_bar(), 0
+
+    def look(module: torch.nn.Module, inputs: tuple) -> None:
+        nonlocal done
+        stop_if_cancelled()
+        if module is network:
+            done += inputs[0].shape[2]
+            report(min(done, frames), frames)
+
+    report(0, frames)
+    # For all modules: hooks on each of a host's model would be seen by whoever else holds it.
+    handle = register_module_forward_pre_hook(look)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def stop_if_cancelled() -> None:
+    """End the node here, the host's way, if the user cancelled."""
+    comfy.model_management.throw_exception_if_processing_interrupted()
+
+
 def progress_bar() -> Callable[[int, int], None]:
     """A callback (done, total) that moves the node's progress bar and stops when the user cancels."""
     bar = comfy.utils.ProgressBar(1)
 
     def report(done: int, total: int) -> None:
-        comfy.model_management.throw_exception_if_processing_interrupted()
+        stop_if_cancelled()
         bar.update_absolute(done, total)
 
     return report

@@ -11,7 +11,7 @@ import comfy.ops
 
 from ..slotid_core.conditioning import IdentityConditioning
 from ..slotid_core.model import SlotID
-from .host import video_encoder
+from .host import video_encoder, watched
 
 if TYPE_CHECKING:
     import torch
@@ -52,7 +52,8 @@ class HostModel:
             memory.load_models_gpu([self.encoder])
             return latents
 
-        return self.model.encode_with_routing(faces, encode_then_load, consent=consent)
+        with watched(getattr(vae.first_stage_model, "encoder", None), faces.crops.shape[0]):
+            return self.model.encode_with_routing(faces, encode_then_load, consent=consent)
 
 
 def _managed_conditioning(

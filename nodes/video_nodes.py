@@ -9,7 +9,7 @@ from ..slotid_core.faces import Faces, prepare_faces
 from ..slotid_core.sheets import contact_sheet, frames_sheet
 from ..slotid_core.video import Clip, clip_from_frames, load_video
 from . import folders, sockets
-from .host import as_image, noted_warnings, progress_bar, video_window
+from .host import as_image, noted_warnings, progress_bar, stop_if_cancelled, video_window
 from .sockets import declare
 
 # A batch of images has no rate of its own; this one is Wan's.
@@ -218,6 +218,8 @@ class PrepareFace(io.ComfyNode):
                 progress=progress_bar(),
             )
         sheet = as_image(contact_sheet(faces))
+        # Of many frames, drawing the sheet and writing it as a file take about a second each.
+        stop_if_cancelled()
         report = "\n".join([faces.coverage.report(), *notes])
         return io.NodeOutput(faces, faces.crops, faces.masks, sheet, report, ui=preview(sheet, report, cls))
 
@@ -229,7 +231,9 @@ def as_clip(clip: Clip | torch.Tensor) -> Clip:
 
 def as_faces(faces: Faces | torch.Tensor) -> Faces:
     """What a SLOTID_FACES,IMAGE socket brings, as faces: images are taken for crops."""
-    return faces if isinstance(faces, Faces) else prepare_faces(as_clip(faces), detector="whole_frame")
+    if isinstance(faces, Faces):
+        return faces
+    return prepare_faces(as_clip(faces), detector="whole_frame", progress=progress_bar())
 
 
 def clip_sheet(clip: Clip) -> torch.Tensor:
