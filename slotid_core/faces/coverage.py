@@ -62,6 +62,11 @@ class Coverage:
         """Part of the frames in which the face was found, 0 to 1."""
         return self.detected / self.frames
 
+    def frames_of_clip(self) -> list[int]:
+        """The frames used, as numbers of the clip."""
+        out = {number for numbers in self.left_out.values() for number in numbers}
+        return [number for number in range(self.frames + len(out)) if number not in out]
+
     def to_dict(self) -> dict[str, Any]:
         """All entries as plain JSON values, with `fraction`."""
         poses = [pose and list(pose) for pose in self.poses]
@@ -76,14 +81,16 @@ class Coverage:
         lines = [f"Face found in {self.found} of {counted(self.examined, 'frame')} ({self.detector})."]
         lines += left_out_lines(self.left_out, self.frames)
         if self.interpolated:
-            lines.append(f"No face in {frames_named(self.interpolated)}: the crop follows from the neighbours.")
+            used = self.frames_of_clip()
+            gaps = frames_named([used[place] for place in self.interpolated])
+            lines.append(f"No face in {gaps}: the crop follows from the neighbours.")
         crowd = [i for i, faces in enumerate(self.faces_per_frame) if faces > 1]
         if crowd:
             most = max(self.faces_per_frame)
-            followed = "the face" if self.person.isdigit() else "the"
+            followed = f"number {int(self.person) + 1} from the left" if self.person.isdigit() else f"the {self.person}"
             lines.append(
-                f"{'Up to ' if most > 2 else ''}{most} faces in {counted(len(crowd), 'frame')}; followed {followed} "
-                f"{self.person}; choose person=... for another."
+                f"{'Up to ' if most > 2 else ''}{most} faces in {counted(len(crowd), 'frame')}; followed {followed}. "
+                "The setting person chooses another."
             )
         if self.cuts:
             lines.append(f"The clip cuts to another shot at {frames_named(list(self.cuts))}; only one shot was used.")

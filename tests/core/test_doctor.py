@@ -198,7 +198,7 @@ def test_two_people(dlib):
         photo = of(torch.from_numpy(picture)[None])
     faces = prepare_faces(photo, detector=dlib, size=32)
     report = faces.coverage.report()
-    assert faces.coverage.faces_per_frame[0] > 1 and "choose person=... for another" in report
+    assert faces.coverage.faces_per_frame[0] > 1 and "The setting person chooses another." in report
     assert report.splitlines()[-1].startswith("A single picture: how the face moves")
     other = prepare_faces(photo, detector=dlib, person="leftmost", size=32)
     assert other.boxes[0, 0] != faces.boxes[0, 0]

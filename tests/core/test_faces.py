@@ -194,6 +194,13 @@ def test_gaps_are_interpolated_and_reported():
     assert "5 of 9 frames" in coverage.report() and "0, 3, 4, 8" in coverage.report()
 
 
+def test_gaps_have_the_numbers_of_the_sheet_where_frames_are_left_out():
+    script = [[] if i in (1, 2, 3, 4, 10) else [square(60, 48, 44)] for i in range(13)]
+    coverage = prepare_faces(blank(13), detector=Scripted(script), size=32).coverage
+    assert sorted(sum(coverage.left_out.values(), [])) == [0, 1, 2, 3] and coverage.interpolated == [0, 6]
+    assert "No face in frames 4, 10:" in coverage.report()
+
+
 def test_low_coverage_warns():
     script = [[square(40, 48)] if i < 3 else [] for i in range(9)]
     with pytest.warns(SlotIDWarning, match="3 of 9"):
@@ -233,7 +240,7 @@ def test_two_faces_are_said_plainly():
     coverage = prepare_faces(blank(), detector=Scripted(script), size=32).coverage
     assert coverage.detected == 9
     assert coverage.faces_per_frame == [2] * 5 + [1] * 4
-    assert "2 faces in 5 frames; followed the largest; choose person=... " in coverage.report()
+    assert "2 faces in 5 frames; followed the largest. The setting person " in coverage.report()
     assert coverage.smallest_face_px == 24
 
 
