@@ -19,7 +19,7 @@ from . import common
 from .bench_routing import SHAPES, WIDTH, inputs_of
 
 # (problems, slots, tokens): those of bench_routing with fewer problems, and sizes that fill no tile.
-SIZES = {"A": (8, *SHAPES["A"][1:]), "B": (4, *SHAPES["B"][1:]), "C": (2, *SHAPES["C"][1:])}
+SIZES = {"A": (8, *SHAPES["A"][1:]), "B": (4, *SHAPES["B"][1:]), "C": (1, *SHAPES["C"][1:])}
 SIZES |= {"odd": (3, 7, 37), "a slot": (3, 1, 3), "33 slots": (2, 33, 1000)}
 # eps, iterations.
 SETTINGS = ((0.2, 5), (0.05, 5), (0.2, 10))

@@ -14,6 +14,7 @@ from slotid_core.atomic import write_atomic
 from slotid_core.evaluation.page import fill
 
 from . import bench_accuracy, bench_memory, bench_overhead, bench_routing
+from .bench_overhead import AS_TIMED
 from .common import MISSED, RESULTS, ROOT
 
 PAGE = ROOT / "docs" / "performance.md"
@@ -154,14 +155,17 @@ def overhead(rows: list[Row]) -> str:
     for at in dict.fromkeys((row["model"], row["blocks"], row["tokens"]) for row in timed):
         there = {row["mode"]: row for row in timed if (row["model"], row["blocks"], row["tokens"]) == at}
         cells = [_factor(there[mode]) if mode in there else "" for mode in modes]
-        lines.append([at[0], at[1], f"{int(at[2]):,}", *cells])
+        count = next(
+            _factor(row) for row in rows if (row["kind"], row["model"], row["tokens"]) == (AS_TIMED, at[0], at[2])
+        )
+        lines.append([at[0], at[1], f"{int(at[2]):,}", count, *cells])
     encoding = [
         f"Encoding an 81-frame clip, {row['model']}: {_share(row)} of a step's time"
         + (", by the rates reached on a smaller clip and a shorter step." if row["kind"] != "time" else ".")
         for row in rows
         if row["mode"] == "encode a clip" and row["kind"] != "operations"
     ]
-    times = table(["model", "blocks", "tokens", *modes], lines)
+    times = table(["model", "blocks", "tokens", "slot-id, counted", *modes], lines)
     return "\n\n".join([times, "  \n".join(encoding), block(bench_overhead.verdicts(rows))])
 
 
