@@ -110,17 +110,23 @@ def measure_likeness(
     Args:
         video, reference: numbers and uint8 RGB frames, from `sampled_frames` or `sampled_file`.
         meter: from `make_meter`.
-        progress: called with (frames done, frames); what it raises ends the measuring.
+        progress: called with (frames done, frames), where a frame needs a second look also before it; what it raises
+            ends the measuring.
 
     Raises:
         SlotIDError: no face in any of the reference's frames.
     """
     total = len(video[1]) + len(reference[1])
     found: list[Measured | None] = []
-    for frame in [*reference[1], *video[1]]:
-        found.append(meter.embed(frame))
+
+    def report() -> None:
         if progress is not None:
             progress(len(found), total)
+
+    for frame in [*reference[1], *video[1]]:
+        # A second look takes as long as the first, and a cancel should not wait for both.
+        found.append(meter.embed(frame, report))
+        report()
     known, seen = found[: len(reference[1])], found[len(reference[1]) :]
     people = [face.embedding for face in known if face is not None]
     if not people:

@@ -7,7 +7,7 @@ as `get_face_sim` of ConsisID and `get_facesim` of OpenS2V-Eval do.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -19,6 +19,10 @@ from ..errors import SlotIDError, load_package
 METERS = ("dlib", "facesim_arc", "facesim_cur")
 _INSIGHTFACE = "insightface's model packs are licensed for non-commercial research only"
 _GREY = (128, 128, 128)
+
+
+def _nothing() -> None:
+    """Nothing to do between two looks."""
 
 
 class Measured(NamedTuple):
@@ -40,7 +44,8 @@ class Meter(Protocol):
     licence: str
     same_person: float | None
 
-    def embed(self, frame: np.ndarray) -> Measured | None: ...
+    def embed(self, frame: np.ndarray, between: Callable[[], None] = _nothing) -> Measured | None:
+        """`between` is called before the second look; what it raises ends the search."""
 
     def likeness(self, a: np.ndarray, b: np.ndarray) -> float: ...
 
@@ -108,9 +113,10 @@ class DlibMeter:
         self._detector = DlibDetector()
         self._network = self._dlib.face_recognition_model_v1(models.face_recognition_model_location())
 
-    def embed(self, frame: np.ndarray) -> Measured | None:
+    def embed(self, frame: np.ndarray, between: Callable[[], None] = _nothing) -> Measured | None:
         faces, shift = self._detector.detect(frame), (0, 0)
         if not faces:
+            between()
             frame, shift = padded(frame)
             faces = self._detector.detect(frame)
         if not faces:
@@ -169,9 +175,10 @@ class FaceSimArc:
         if missing:
             raise _unusable(folder, f"no model for {', '.join(sorted(missing))}")
 
-    def embed(self, frame: np.ndarray) -> Measured | None:
+    def embed(self, frame: np.ndarray, between: Callable[[], None] = _nothing) -> Measured | None:
         face, shift = self._largest(frame), (0, 0)
         if face is None:
+            between()
             grey, shift = padded(frame)
             face = self._largest(grey)
         if face is None:

@@ -147,6 +147,17 @@ def test_without_a_face_it_looks_again_with_a_quarter_of_grey(arc, monkeypatch):
     assert arc.embed(frame) is None
 
 
+def test_a_cancel_is_heard_between_the_two_looks(arc, monkeypatch):
+    monkeypatch.setattr(arc._analysis, "get", Spy([], []))
+
+    def stop():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        arc.embed(np.zeros((60, 80, 3), np.uint8), stop)
+    assert len(arc._analysis.get.asked) == 1
+
+
 def test_the_padded_retry_aligns_in_the_frame_itself(cur, monkeypatch):
     frame, grey = face(RED), padded(face(RED))[0]
     real = cur._analysis.get
@@ -208,7 +219,7 @@ class Scripted:
 
     name, title, licence, same_person = "scripted", "scripted meter", "none", 0.9
 
-    def embed(self, frame):
+    def embed(self, frame, between=None):
         level = np.radians(float(frame.mean()))
         if level == 0:
             return None
