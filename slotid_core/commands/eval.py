@@ -47,8 +47,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     who.add_argument("--people", type=int, metavar="N", help="how many, five videos each (default: 100)")
 
     models = parser.add_argument_group("models (default: the packaged demo models)")
-    models.add_argument("--model", type=Path, metavar="FILE", help="the Slot-ID model")
-    models.add_argument(
+    which = models.add_mutually_exclusive_group()
+    which.add_argument("--model", type=Path, metavar="FILE", help="the Slot-ID model")
+    which.add_argument(
         "--weights-folder", type=Path, metavar="FOLDER", help="evaluate all trained encoders in it and below"
     )
     models.add_argument("--variants", nargs="+", metavar="NAME", help="only these of them (full, frontal, mean, ...)")
@@ -117,8 +118,7 @@ def _measure(
     from ..evaluation.models import find_trained, load_trained, read_origin
     from ..evaluation.study import Bench, baselines, trained
 
-    paths = [args.model or demo_files().slot_id] if args.model or not args.weights_folder else []
-    paths += find_trained(args.weights_folder) if args.weights_folder else []
+    paths = find_trained(args.weights_folder) if args.weights_folder else [args.model or demo_files().slot_id]
     if args.variants:
         paths = [path for path in paths if read_origin(path).variant in args.variants]
     if not paths:
@@ -131,10 +131,11 @@ def _measure(
         )  # fmt: skip
     jobs = baselines(bench)
     for path in paths:
-        jobs.append(trained(bench, path, wrong=False, device=device))
+        packaged = path == demo_files().slot_id
+        jobs.append(trained(bench, path, wrong=False, device=device, packaged=packaged))
         # Another person's clip is a floor, which one encoder is enough to find.
-        if jobs[-1].run.variant == "full":
-            jobs.append(trained(bench, path, wrong=True, device=device))
+        if packaged or args.model:
+            jobs.append(trained(bench, path, wrong=True, device=device, packaged=packaged))
     names = [job.run.name for job in jobs]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise SlotIDError(

@@ -9,19 +9,20 @@ import numpy as np
 from ..training.variants import VARIANTS
 from .bootstrap import Bootstrap, Estimate, Group
 from .metrics import Array, Metric
-from .results import NONE, ROUND_TRIP, TRUTH, Run
+from .results import NONE, PACKAGED, ROUND_TRIP, TRUTH, Run
 
 WRONG, FOLLOWED = "wrong", "followed"
 FULL = "full"
-# From ceiling to floor: the order of every table.
+# The order of every table: what can be reached, the model that ships and its floors, the comparison at equal training.
 _CLIPS = [name for name, variant in VARIANTS.items() if variant.reference == "clip"][::-1]
 _PHOTOS = [name for name, variant in VARIANTS.items() if variant.reference not in ("clip", "parameters")][::-1]
-ORDER = (TRUTH, ROUND_TRIP, "oracle", *_CLIPS, *_PHOTOS, NONE, WRONG, FOLLOWED)
+ORDER = (TRUTH, ROUND_TRIP, PACKAGED, WRONG, FOLLOWED, NONE, "oracle", *_CLIPS, *_PHOTOS)
 LABELS = {
     TRUTH: "real renders",
     ROUND_TRIP: "real renders through the VAE",
+    PACKAGED: "the packaged model",
     NONE: "no identity",
-    WRONG: "full, wrong reference",
+    WRONG: "wrong reference",
     FOLLOWED: "the same, against the reference's person",
     **{name: variant.says for name, variant in VARIANTS.items()},
 }
@@ -69,7 +70,7 @@ def conditions_of(rows: dict[str, Array], runs: list[Run]) -> dict[str, Conditio
         )
     if WRONG in found:
         found[FOLLOWED] = _followed(found[WRONG])
-    return found
+    return {key: found[key] for key in ORDER if key in found}
 
 
 def _followed(wrong: Condition) -> Condition:
@@ -91,4 +92,4 @@ def _followed(wrong: Condition) -> Condition:
 def _key(run: Run) -> str:
     if not run.wrong:
         return run.variant
-    return WRONG if run.variant == FULL else f"{run.variant}, {WRONG}"
+    return WRONG if run.variant in (FULL, PACKAGED) else f"{run.variant}, {WRONG}"

@@ -14,7 +14,7 @@ from ..sheets import rows_sheet, save_image
 from .conditions import FOLLOWED, FULL, LABELS, WRONG, Condition
 from .design import REFERENCE_TAKE
 from .renders import to_bytes
-from .results import NONE, TRUTH, Settings, strip_path
+from .results import NONE, PACKAGED, TRUTH, Settings, strip_path
 from .study import SHOWN_FRAMES, SHOWN_PEOPLE
 
 PHOTOS = ("frontal", "first", "random")
@@ -25,7 +25,7 @@ _SIDE, _GAP, _HEAD = 96, 10, 26
 def write_sheets(folder: Path, pictures: Path, settings: Settings, conditions: dict[str, Condition]) -> list[str]:
     """Write the sheets for which there are strips; returns their names.
 
-    evaluation_people.png: one person a row; reference, photo, clip, wrong reference, no identity, truth.
+    evaluation_people.png: one person a row; reference, photo, clip, packaged, wrong reference, no identity, truth.
     evaluation_smile.png: one smiling person, one condition a row, as the smile forms.
     """
     strips = {key: _strip(folder, condition) for key, condition in conditions.items() if key != FOLLOWED}
@@ -37,7 +37,7 @@ def write_sheets(folder: Path, pictures: Path, settings: Settings, conditions: d
     clips = reference_clips(seeds, REFERENCE_TAKE, size=settings.size).frames
     references = to_bytes(clips[:, _REFERENCE_FRAMES]) / 255
     photo = next((key for key in PHOTOS if key in strips), None)
-    columns = [key for key in (photo, FULL, WRONG, NONE, TRUTH) if key in strips]
+    columns = [key for key in (photo, FULL, PACKAGED, WRONG, NONE, TRUTH) if key in strips]
     groups = {"reference clip": references, **{LABELS[key]: strips[key][:, [0, -1]] for key in columns}}
     save_image(pictures / "evaluation_people.png", people_sheet(groups))
     smiles = [("reference clip", references[0]), *((LABELS[key], strip[0]) for key, strip in strips.items())]

@@ -12,12 +12,12 @@ from ..errors import load_package
 from . import measures as m
 from .bootstrap import Estimate
 from .conditions import FULL, LABELS, NONE, WRONG
-from .results import TRUTH
+from .results import PACKAGED, TRUTH
 from .tables import COMPARED, Tables, words
 
 _COLOURS = {
     TRUTH: "#5f6368", "oracle": "#9334e6", FULL: "#1a73e8", "mean": "#12b5cb", "frontal": "#e8710a", "first": "#f9ab00",
-    NONE: "#9aa0a6", WRONG: "#d93025",
+    NONE: "#9aa0a6", WRONG: "#d93025", PACKAGED: "#188038", "softmax": "#b06000",
 }  # fmt: skip
 
 

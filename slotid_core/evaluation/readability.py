@@ -202,7 +202,5 @@ def _arrays(*tensors: Tensor) -> tuple[np.ndarray, ...]:
     return tuple(tensor.numpy().astype(float) for tensor in tensors)
 
 
-
-
 def _decibel(error: Tensor) -> float:
     return -10 * math.log10(float(error))

@@ -22,7 +22,7 @@ from .models import identity_tokens, load_trained, read_origin
 from .networks import SIDE, EmbeddingNet
 from .probe import EMBEDDING_FILE, PROBE_FILE, Probe, embed_frames, embed_videos, load_embedding, load_probe
 from .renders import to_bytes
-from .results import NONE, ROUND_TRIP, TRUTH, Run, Settings, open_study, read_runs, strip_path, write_run
+from .results import NONE, PACKAGED, ROUND_TRIP, TRUTH, Run, Settings, open_study, read_runs, strip_path, write_run
 from .sampling import Guidance, decode_clips, encode_clips, noise_of, sample, text_of
 
 if TYPE_CHECKING:
@@ -196,14 +196,18 @@ def baselines(bench: Bench) -> list[Job]:
     return [Job(Run(name, name, False, None, None, {}), lambda make=make: make) for name, make in makes.items()]
 
 
-def trained(bench: Bench, path: Path, *, wrong: bool, device: torch.device) -> Job:
+def trained(bench: Bench, path: Path, *, wrong: bool, device: torch.device, packaged: bool = False) -> Job:
     """One trained encoder, with the right references or with the next person's.
+
+    Args:
+        packaged: whether it is the model that ships, which stands apart from those trained alike for comparison.
 
     Raises:
         SlotIDError: a file that is no trained encoder.
     """
     origin = read_origin(path)
-    name = f"{origin.variant}.{origin.seed or 0}" + (".wrong" if wrong else "")
+    variant = PACKAGED if packaged else origin.variant
+    name = (variant if packaged else f"{variant}.{origin.seed or 0}") + (".wrong" if wrong else "")
     facts = {"sha256": origin.sha256, "trained_on": origin.trained_on}
 
     def make() -> Make:
@@ -212,7 +216,7 @@ def trained(bench: Bench, path: Path, *, wrong: bool, device: torch.device) -> J
         model.to(device)
         return lambda places: bench.sampled(places, model, origin.variant, wrong=wrong)
 
-    return Job(Run(name, origin.variant, wrong, origin.seed, origin.steps, {}, facts), make)
+    return Job(Run(name, variant, wrong, origin.seed, origin.steps, {}, facts), make)
 
 
 def sizes_of(transformer: WanTransformer3DModel) -> tuple[int, int, int]:

@@ -14,14 +14,14 @@ from . import measures as m
 from .bootstrap import Bootstrap, Estimate
 from .conditions import FOLLOWED, FULL, NONE, WRONG, Condition
 from .probe import EMBEDDING_FILE, PROBE_FILE, described
-from .results import ROUND_TRIP, TRUTH
+from .results import PACKAGED, ROUND_TRIP, TRUTH
 from .targets import HUES, KINDS, NUMERIC, VOCABULARIES
 
 READABLE = 0.7
 # What a reader wants to tell apart at a glance.
-COMPARED = (TRUTH, "oracle", FULL, "mean", "frontal", "first", NONE, WRONG)
+COMPARED = (TRUTH, PACKAGED, NONE, WRONG, "oracle", FULL, "softmax", "mean", "frontal", "first")
 # What the full encoder is not compared with.
-_NOT_COMPARED = (TRUTH, ROUND_TRIP, FOLLOWED)
+_NOT_COMPARED = (TRUTH, ROUND_TRIP, PACKAGED, FOLLOWED)
 
 
 def words(name: str) -> str:
@@ -127,8 +127,9 @@ class Tables:
         return table(["condition", *columns, "distance"], rows)
 
     def differences(self) -> str:
-        """Full minus every other condition, on the same people and noise."""
-        if FULL not in self.conditions:
+        """The full encoder (or the packaged model alone) minus every other condition, on the same people and noise."""
+        key = next((key for key in (FULL, PACKAGED) if key in self.conditions), None)
+        if key is None:
             return "No results of the full encoder yet."
         columns = {
             "likeness": m.similarity,
@@ -137,17 +138,17 @@ class Tables:
             "hidden mark, hue": m.mark_hue(hidden=True),
             "dynamic signature": m.signature,
         }
-        full = self.conditions[FULL]
+        full = self.conditions[key]
         rows = []
-        for key, other in self.conditions.items():
-            if key in (FULL, *_NOT_COMPARED):
+        for name, other in self.conditions.items():
+            if name in (key, *_NOT_COMPARED):
                 continue
             pairs = [
                 ((measure(full), full.group, full.key), (measure(other), other.group, other.key))
                 for measure in columns.values()
             ]
             rows.append([other.label, *(cell(self.bootstrap.difference(*pair)) for pair in pairs)])
-        return table(["full minus", *columns], rows)
+        return table([f"{key} minus", *columns], rows)
 
     def csv(self) -> str:
         """All that was asked so far: condition, measure, value, low, high, rows."""

@@ -171,4 +171,3 @@ def new_variant(name: str, config: SlotIDConfig, seed: int, parameters: int = 0)
     torch.manual_seed(seed)
     model.encoder = variant(name).build(config, parameters)
     return model
-

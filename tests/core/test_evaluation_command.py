@@ -89,14 +89,14 @@ def test_the_packaged_model_is_measured_and_what_is_there_is_kept(capsys, tmp_pa
     results, page = tmp_path / "results", tmp_path / "page.md"
     args = ("eval", "--people", 2, "--identity-seed", TEST[50], "--steps", 1, "--results", results, "--report", page)
     assert slotid(*args) == 0
-    assert "full.0: done." in capsys.readouterr().out
+    assert "packaged: done." in capsys.readouterr().out
     runs = {run.name: run for run in read_runs(results)}
-    assert set(runs) == {"truth", "round_trip", "none", "full.0", "full.0.wrong"}
+    assert set(runs) == {"truth", "round_trip", "none", "packaged", "packaged.wrong"}
     assert all(len(run.columns["similarity"]) == 10 for run in runs.values())
     # The right clip and another person's give different videos of the same prompts and noise.
-    assert not np.allclose(runs["full.0"].columns["features"], runs["full.0.wrong"].columns["features"])
+    assert not np.allclose(runs["packaged"].columns["features"], runs["packaged.wrong"].columns["features"])
     assert "2 people (seeds 2000050 to 2000051, held out" in page.read_text(encoding="utf-8")
     files = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     assert slotid(*args) == 0
-    assert "full.0: there already." in capsys.readouterr().out
+    assert "packaged: there already." in capsys.readouterr().out
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == files

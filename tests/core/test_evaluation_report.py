@@ -57,7 +57,8 @@ def results(tmp_path):
         ("none", "none", False, None, 0.0),
         ("full.0", "full", False, 0, 0.9),
         ("full.1", "full", False, 1, 0.9),
-        ("full.0.wrong", "full", True, 0, 0.9),
+        ("packaged", "packaged", False, 0, 0.95),
+        ("packaged.wrong", "packaged", True, 0, 0.9),
         ("first.0", "first", False, 0, 0.6),
     ):
         shown = {key: np.roll(values, -5) if wrong else values for key, values in rows.items()}
@@ -66,7 +67,7 @@ def results(tmp_path):
             own, others = columns["similarity"], columns["impostors"]
             columns |= {"similarity": others[:, 0], "impostors": np.column_stack([own, others[:, 1:]])}
         write_run(folder, Run(name, variant, wrong, seed, seed and 9, columns, {}))
-        strip = np.full((6 * 16, 5 * 16, 3), 20 * len(name), np.uint8)
+        strip = np.full((6 * 16, 5 * 16, 3), 15 * len(name), np.uint8)
         strip_path(folder, name).parent.mkdir(exist_ok=True)
         save_image(strip_path(folder, name), strip)
     return folder
@@ -75,8 +76,8 @@ def results(tmp_path):
 def test_tables_say_what_is_in_the_results(results):
     rows, runs = read_study(results)[1], read_runs(results)
     conditions = conditions_of(rows, runs)
-    # From ceiling to floor; what was not run has no row.
-    assert list(conditions) == ["truth", "full", "first", "none", "wrong", "followed"]
+    # What was not run has no row, and what ships is not pooled with what was trained for comparison.
+    assert list(conditions) == ["truth", "packaged", "wrong", "followed", "none", "full", "first"]
     assert len(conditions["full"].group.person) == 2 * 5 * PEOPLE and set(conditions["full"].group.seed) == {0, 1}
     tables = Tables(conditions, Bootstrap(rows["person"], 100))
     summary = tables.summary()
