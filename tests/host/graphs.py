@@ -8,7 +8,15 @@ from typing import Any
 
 from .comfyui import PACK, Graph
 
-DEMO: Graph = json.loads((PACK / "workflows" / "api" / "slotid_demo.json").read_text())
+GRAPHS = sorted((PACK / "workflows").glob("*.json"))
+
+
+def api(name: str) -> Graph:
+    """A packaged graph in API form."""
+    return json.loads((PACK / "workflows" / "api" / f"{name}.json").read_text(encoding="utf-8"))
+
+
+DEMO = api("slotid_demo")
 
 # Node ids of the demo graph.
 LOAD, FACE, VAE, MODEL, ENCODE, UNET, APPLY, PROMPT, LATENT, SAMPLER, DECODE, CREATE, SAVE = map(str, range(1, 14))
@@ -24,6 +32,23 @@ def changed(graph: Graph, changes: dict[str, dict[str, Any]]) -> Graph:
     graph = copy.deepcopy(graph)
     for node, inputs in changes.items():
         graph[node]["inputs"].update(inputs)
+    return graph
+
+
+def of_type(graph: Graph, *types: str) -> dict[str, dict[str, Any]]:
+    """Inputs of the nodes of these types, by node id."""
+    return {node: found["inputs"] for node, found in graph.items() if found["class_type"] in types}
+
+
+def shortened(graph: Graph, steps: int = 2) -> Graph:
+    """The graph with few steps; of two samplers that share them, each has half."""
+    graph = copy.deepcopy(graph)
+    for inputs in of_type(graph, "KSampler", "BasicScheduler", "KSamplerAdvanced").values():
+        half = inputs["steps"] // 2
+        inputs["steps"] = steps
+        for bound in ("start_at_step", "end_at_step"):
+            if inputs.get(bound) == half:
+                inputs[bound] = steps // 2
     return graph
 
 
