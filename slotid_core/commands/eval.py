@@ -61,7 +61,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--steps", type=int, default=12, metavar="N", help="Euler steps (default: 12)")
     how.add_argument("--cfg", type=float, default=2.5, metavar="X", help="guidance by the prompt (default: 2.5)")
     how.add_argument(
-        "--identity-cfg", type=float, default=2.5, metavar="X", help="guidance by the identity (default: 2.5)"
+        "--identity-cfg", type=float, default=1.0, metavar="X", help="by the identity, in units of cfg (default: 1)"
     )
 
     out = parser.add_argument_group("results")

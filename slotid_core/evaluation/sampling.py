@@ -32,7 +32,7 @@ SAMPLING_BATCH = 32
 class Guidance:
     """How a video is sampled: Euler `steps` with `shift`, and
 
-    v = v_uncond + cfg (v_text - v_uncond) + identity_cfg (v_text,id - v_text).
+    v = v_uncond + cfg (v_text - v_uncond) + cfg identity_cfg (v_text,id - v_text), as `slotid_core.guidance` has it.
     """
 
     steps: int = 12
@@ -42,7 +42,7 @@ class Guidance:
 
     def branches(self, identity: bool) -> dict[str, float]:
         """The transformer's calls that count, with their factors; they sum to 1."""
-        pull = self.identity_cfg if identity else 0.0
+        pull = self.cfg * self.identity_cfg if identity else 0.0
         factors = {"uncond": 1 - self.cfg, "text": self.cfg - pull, "identity": pull}
         return {name: factor for name, factor in factors.items() if factor != 0.0}
 

@@ -55,8 +55,8 @@ def drawn(*shape, seed=0):
 def test_guidance_adds_up():
     assert Guidance().branches(True) == {"identity": 1.0}
     assert Guidance().branches(False) == {"text": 1.0}
-    assert Guidance(cfg=2.0).branches(True) == {"uncond": -1.0, "text": 1.0, "identity": 1.0}
-    assert Guidance(cfg=2.0, identity_cfg=2.0).branches(True) == {"uncond": -1.0, "identity": 2.0}
+    assert Guidance(cfg=2.0).branches(True) == {"uncond": -1.0, "identity": 2.0}
+    assert Guidance(cfg=2.0, identity_cfg=0.5).branches(True) == {"uncond": -1.0, "text": 1.0, "identity": 1.0}
     for guidance in (Guidance(cfg=3.0, identity_cfg=1.5), Guidance(cfg=0.5)):
         assert sum(guidance.branches(True).values()) == sum(guidance.branches(False).values()) == 1.0
 
@@ -79,7 +79,7 @@ def test_guided_sampling_is_the_pipelines(transformer, monkeypatch):
     model, tokens = tiny_model(CONFIG), drawn(2, 8, 24, seed=3)
     both = sample(transformer, noise, text, Guidance(3, cfg=2.0, identity_cfg=0.0), model=model, tokens=tokens)
     assert torch.allclose(both, made, atol=1e-5)
-    carried = sample(transformer, noise, text, Guidance(3, cfg=2.0), model=model, tokens=tokens)
+    carried = sample(transformer, noise, text, Guidance(3, cfg=2.0, identity_cfg=1.5), model=model, tokens=tokens)
     assert not torch.allclose(carried, made, atol=1e-2)
     assert not transformer._forward_pre_hooks and not transformer.blocks[0]._forward_hooks
 
