@@ -62,16 +62,18 @@ def model_path(name: str) -> str:
 
 
 def identity_path(name: str) -> str:
-    return _existing(IDENTITIES, name, "models/slot_id/identities")
+    return _existing(
+        IDENTITIES, name, "models/slot_id/identities", "save one with Save Identity (the graph slotid_save_identity)"
+    )
 
 
-def _existing(kind: str, name: str, folder: str) -> str:
+def _existing(kind: str, name: str, folder: str, remedy: str = "put the file there") -> str:
     path = None if _escapes(name) else folder_paths.get_full_path(kind, name)
     if path is None:
         raise SlotIDError(
             f"There is no file {name!r}",
             f"a file in {folder}",
-            "put the file there, press R in ComfyUI to refresh the list, and choose it.",
+            f"{remedy}, press R in ComfyUI to refresh the list, and choose it.",
         )
     return path
 

@@ -166,8 +166,8 @@ class SaveIdentity(io.ComfyNode):
         path = folders.new_identity_path(name, overwrite=overwrite)
         path.parent.mkdir(parents=True, exist_ok=True)
         identity.save(path)
-        card = as_image(identity_card(identity, title=path.name))
-        return io.NodeOutput(ui=preview(card, f"Saved {folders.shown(path)}", cls))
+        saved = f"Saved {folders.shown(path)}"
+        return io.NodeOutput(ui=preview(as_image(identity_card(identity, title=saved)), saved, cls))
 
     @classmethod
     def validate_inputs(cls, name=None) -> bool | str:

@@ -137,6 +137,10 @@ def test_a_missing_model_says_where_it_goes(folders, error):
     assert "press R" in folders.told(folders.model_path, "none.safetensors")
 
 
+def test_a_missing_identity_says_which_node_saves_one(folders):
+    assert "Save Identity" in folders.told(folders.identity_path, "kim.safetensors")
+
+
 def test_a_changed_file_changes_its_stamp(folders, tmp_path):
     file = tmp_path / "x"
     file.write_bytes(b"1")
