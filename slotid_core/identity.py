@@ -45,6 +45,8 @@ class Identity:
         consent: a note by whoever made it: who agreed to what.
         routing: [S, rows, columns] float32, where in the crop each slot looked, mean over the clip, each summing to 1;
             None where it was not kept.
+        evidence: [S] float32, how far the clip moved each slot from what it says of a clip that shows nothing
+            (`SlotID.evidence`); None where it was not kept.
     """
 
     tokens: Tensor
@@ -58,6 +60,7 @@ class Identity:
     frames_used: tuple[float, ...]
     consent: str = ""
     routing: Tensor | None = None
+    evidence: Tensor | None = None
 
     def with_routing(self, trace: RoutingTrace) -> Identity:
         """The same with where each slot looked, from the plan that made it; merging matches slots by it."""
@@ -78,6 +81,8 @@ class Identity:
         tensors = {"tokens": self.tokens.float(), "thumbnails": self.thumbnails}
         if self.routing is not None:
             tensors["routing"] = self.routing.float()
+        if self.evidence is not None:
+            tensors["evidence"] = self.evidence.float()
         checkpoint.write(path, tensors, metadata)
 
     @classmethod
@@ -91,9 +96,9 @@ class Identity:
         checkpoint.check_format(path, header, FORMAT)
         thumbnails = (None, THUMBNAIL_SIZE, THUMBNAIL_SIZE, 3)
         expected = {"tokens": (("F32",), (None, None)), "thumbnails": (("U8",), thumbnails)}
-        # Files of version 0.1.0 hold none.
-        if "routing" in header.tensors:
-            expected["routing"] = (("F32",), (None, None, None))
+        # Files of version 0.1.0 hold neither.
+        known = {"routing": (None, None, None), "evidence": (None,)}
+        expected |= {name: (("F32",), shape) for name, shape in known.items() if name in header.tensors}
         tensors = checkpoint.read_tensors(path, expected, header)
         try:
             metadata = header.metadata
@@ -108,12 +113,13 @@ class Identity:
                 "make the identity again from its clip.",
             ) from error
         slots = len(tensors["tokens"]) // 2
-        if len(tensors.get("routing", range(slots))) != slots:
-            raise SlotIDError(
-                f"{Path(path).name!r} tells where {len(tensors['routing'])} slots looked, and holds {slots}",
-                "one place for each slot",
-                "make the identity again from its clip.",
-            )
+        for name, told in (("routing", "where {} slots looked"), ("evidence", "what {} slots found")):
+            if len(tensors.get(name, range(slots))) != slots:
+                raise SlotIDError(
+                    f"{Path(path).name!r} tells {told.format(len(tensors[name]))}, and holds {slots}",
+                    "the same number of both",
+                    "make the identity again from its clip.",
+                )
         return cls(**tensors, coverage=coverage, backbone=backbone, frames_used=frames_used, **texts)
 
     def report(self) -> str:

@@ -121,7 +121,8 @@ class SlotID(nn.Module):
         weight = self.encoder.tokenizer.project.weight
         grid = encoder.crop_size // self.config.backbone.spatial_stride // encoder.patch
         saliency = token_saliency(faces.masks, grid)
-        tokens, trace = self.encoder(latents[None].to(weight), saliency[None].to(weight))
+        latents, saliency = latents[None].to(weight), saliency[None].to(weight)
+        tokens, trace = self.encoder(latents, saliency)
         if not torch.isfinite(tokens).all():
             raise SlotIDError("the encoder made NaN from this clip", "finite tokens", "report this clip as a bug.")
         clip = faces.clip
@@ -136,8 +137,24 @@ class SlotID(nn.Module):
             source_hash=clip.sha256,
             frames_used=tuple(clip.timestamps.tolist()),
             consent=consent,
+            evidence=self.evidence(tokens, latents, saliency)[0].float().cpu(),
         )
         return identity, trace
+
+    @torch.no_grad()
+    def evidence(self, tokens: Tensor, latents: Tensor, saliency: Tensor | None = None) -> Tensor:
+        """How much each slot found in a clip: [B, S].
+
+        The distance of its two tokens from those of a clip that shows nothing, whose latents are all 0 (the mean of the
+        normalised space). A slot that did not see what it is for says much the same whoever the person is, and that is
+        near to what it says of nothing at all.
+
+        Args:
+            tokens: [B, 2 S, D_id] of the clips.
+            latents, saliency: what they were read from.
+        """
+        nothing, _ = self.encoder(torch.zeros_like(latents), saliency)
+        return (tokens - nothing).unflatten(1, (2, -1)).norm(dim=-1).norm(dim=1)
 
     def check_backbone(self, width: int, depth: int, latent_channels: int) -> None:
         """Hold a video model's sizes against those this model was made for.

@@ -111,15 +111,37 @@ def test_weights_follow_coverage_and_decide():
     assert torch.allclose(heavy.tokens, one.tokens, atol=1e-3)
 
 
-def test_a_slot_that_looked_everywhere_counts_little():
-    one = identity()
-    routing = one.routing.clone()
-    routing[0] = 1 / 16
-    other = shuffled(one, range(SLOTS), noise=0.4)
-    other = replace(other, routing=routing)
+def test_a_slot_that_found_little_counts_little():
+    one = replace(identity(), evidence=torch.ones(SLOTS))
+    other = replace(shuffled(one, range(SLOTS), noise=0.4), evidence=torch.tensor([0.001] + [1.0] * (SLOTS - 1)))
     merged = merge_identities([one, other])
     away = (merged.tokens - one.tokens).norm(dim=-1) / (other.tokens - one.tokens).norm(dim=-1)
     assert away[0] < 0.01 and away[1] > 0.3
+
+
+@pytest.mark.parametrize("weights", [None, [0.9, 0.1], [0.1, 0.9]])
+def test_of_slots_that_disagree_the_one_that_found_more_is_kept(weights):
+    """Whatever the weights: a short clip may be the only one that shows the other cheek."""
+    one = replace(identity(), evidence=torch.tensor([5.0, 1.0, 5.0, 5.0, 5.0, 5.0]))
+    tokens = one.tokens.clone()
+    tokens[[1, 2, SLOTS + 1, SLOTS + 2]] *= -1
+    other = replace(one, tokens=tokens, evidence=torch.tensor([5.0, 4.0, 2.0, 5.0, 5.0, 5.0]), source="b.mp4")
+    merged = merge_identities([one, other], weights=weights)
+    assert torch.allclose(merged.tokens[[1, SLOTS + 1]], tokens[[1, SLOTS + 1]], atol=1e-5)
+    assert torch.allclose(merged.tokens[[2, SLOTS + 2]], one.tokens[[2, SLOTS + 2]], atol=1e-5)
+    assert merged.evidence.tolist() == [5, 4, 5, 5, 5, 5]
+    assert "6 slots matched, 2 left out for one that found more" in merged.report()
+    only = merge_identities([one, other], weights=[1, 0])
+    assert torch.equal(only.tokens, one.tokens), "a clip without weight has no say"
+
+
+def test_slots_of_one_number_find_each_other_when_one_of_them_saw_nothing():
+    one = identity()
+    tokens = one.tokens.clone()
+    tokens[[0, 1]] = torch.randn(2, WIDTH, generator=torch.Generator().manual_seed(5))
+    routing = torch.full_like(one.routing, 1 / 16)
+    pairs = match_slots(one, replace(one, tokens=tokens, routing=routing))
+    assert pairs == [(slot, slot) for slot in range(SLOTS)]
 
 
 def test_a_photo_takes_no_part_in_the_dynamics():
@@ -199,9 +221,13 @@ def test_identities_of_two_models_name_both(combine):
 # --- the file ---------------------------------------------------------------------------------------------------
 
 
-def test_files_without_routing_still_load(tmp_path):
+def test_files_without_routing_and_evidence_still_load(tmp_path):
     identity(routing=False).save(tmp_path / "old.safetensors")
-    assert Identity.load(tmp_path / "old.safetensors").routing is None
+    back = Identity.load(tmp_path / "old.safetensors")
+    assert back.routing is None and back.evidence is None
+    known = replace(identity(), evidence=torch.rand(SLOTS))
+    known.save(tmp_path / "new.safetensors")
+    assert torch.equal(Identity.load(tmp_path / "new.safetensors").evidence, known.evidence)
 
 
 @pytest.mark.parametrize(
@@ -229,9 +255,11 @@ def test_a_coverage_that_is_none_is_refused(tmp_path, coverage):
         Identity.load(path)
 
 
-def test_routing_of_another_number_of_slots_is_refused(tmp_path):
-    replace(identity(), routing=torch.ones(SLOTS + 1, 4, 4)).save(tmp_path / "bad.safetensors")
-    with pytest.raises(SlotIDError, match="7 slots looked"):
+@pytest.mark.parametrize(("name", "words"), [("routing", "where 7 slots looked"), ("evidence", "what 7 slots found")])
+def test_another_number_of_slots_is_refused(tmp_path, name, words):
+    shape = {"routing": (SLOTS + 1, 4, 4), "evidence": (SLOTS + 1,)}[name]
+    replace(identity(), **{name: torch.ones(shape)}).save(tmp_path / "bad.safetensors")
+    with pytest.raises(SlotIDError, match=words):
         Identity.load(tmp_path / "bad.safetensors")
 
 
