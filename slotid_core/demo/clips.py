@@ -38,10 +38,13 @@ class DemoClips:
     spoiled: Tensor
 
 
-def reference_tracks(seeds: Sequence[int], take: int = 0, frames: int = REFERENCE_FRAMES) -> tuple[People, Tracks]:
+def reference_tracks(
+    seeds: Sequence[int], take: int = 0, frames: int = REFERENCE_FRAMES, sweep: tuple[float, float] | None = None
+) -> tuple[People, Tracks]:
     """Who and what `reference_clips` draws."""
     who = people(seeds)
-    return who, _stack([_reference_scene(who, index, seed, take, frames) for index, seed in enumerate(who.seeds)])
+    scenes = [_reference_scene(who, index, seed, take, frames, sweep) for index, seed in enumerate(who.seeds)]
+    return who, _stack(scenes)
 
 
 def target_tracks(
@@ -54,14 +57,21 @@ def target_tracks(
 
 
 def reference_clips(
-    seeds: Sequence[int], take: int = 0, *, frames: int = REFERENCE_FRAMES, size: int = 64, supersample: int = 1
+    seeds: Sequence[int],
+    take: int = 0,
+    *,
+    frames: int = REFERENCE_FRAMES,
+    size: int = 64,
+    supersample: int = 1,
+    sweep: tuple[float, float] | None = None,
 ) -> DemoClips:
     """One reference clip of each person.
 
     The head turns slowly once from one side (60 to 70 degrees) to the other; the face is neutral, then smiles, then is
-    surprised, and blinks at least once. Two to three frames are occluded and as many blurred, as in real clips.
+    surprised, and blinks at least once. Two to three frames are occluded and as many blurred, as in real clips. With
+    `sweep` it turns from one of these yaws to the other instead, in degrees.
     """
-    who, tracks = reference_tracks(seeds, take, frames)
+    who, tracks = reference_tracks(seeds, take, frames, sweep)
     pictures = render(who, tracks, size, supersample)
     spoiled = torch.stack([_spoil(clip, seed, take) for clip, seed in zip(pictures, who.seeds, strict=True)])
     return DemoClips(pictures, who, tracks, (), spoiled)
@@ -89,11 +99,15 @@ def target_prompt(seed: int, take: int) -> Prompt:
     return Prompt(*(choice(generator, tuple(words)) for words in (POSES, EXPRESSIONS, BACKGROUNDS)))
 
 
-def _reference_scene(who: People, index: int, seed: int, take: int, frames: int) -> dict[str, Tensor]:
+def _reference_scene(
+    who: People, index: int, seed: int, take: int, frames: int, sweep: tuple[float, float] | None
+) -> dict[str, Tensor]:
     generator = stream("reference", seed, take)
     time = torch.linspace(0.0, 1.0, frames)
     start = choice(generator, (-1.0, 1.0)) * math.radians(uniform(generator, *REFERENCE_SWEEP))
     end = -math.copysign(math.radians(uniform(generator, *REFERENCE_SWEEP)), start)
+    if sweep is not None:
+        start, end = (math.radians(yaw) for yaw in sweep)
     # A little slower at both ends, as heads are, but never faster than 1.25 times the mean speed.
     eased = time - 0.25 * torch.sin(2 * math.pi * time) / (2 * math.pi)
     scene = _shared(generator, frames, start + (end - start) * eased)
