@@ -25,7 +25,8 @@ class MergeIdentities(io.ComfyNode):
             display_name="Slot-ID Merge Identities",
             category=sockets.CATEGORY,
             description="Makes one identity of several clips of one person, so that it knows what any of them shows. "
-            "Slots are matched first; those that agree are averaged, those that do not are kept side by side.",
+            "Slots are matched first; those that agree are averaged, of those that do not the one that found more is "
+            "kept.",
             search_aliases=["combine identities", "average faces", "several clips", "join identities"],
             has_intermediate_output=True,
             inputs=[
