@@ -5,8 +5,8 @@ that not a pixel of the other side's mark is in any frame. Their identities are 
 and videos are sampled with the merged identity, with either part, and with a full sweep of the same person, from the
 same noise and prompts. What is judged is the mark of each side, kind and hue, in the poses that show that side clearly.
 
-`as one clip` is the reference that has both parts' frames in it, every second one of each, read at once: as much as
-this encoder makes of such views, however identities are merged. It was trained on full sweeps alone.
+`as one clip` is the reference that has both parts' frames in it, every second one of each, read at once: what the same
+views give without merging. The encoder was trained on full sweeps alone.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
     from ..model import SlotID
 
-PEOPLE = 60
+PEOPLE = 40
 # In degrees, from the side towards the front. At 52 a trace of the other side's mole is left, at 55 nothing.
 VIEWS = (70.0, 55.0)
 FULL, MERGED, ONE_CLIP = "full sweep", "merged", "as one clip"
