@@ -10,13 +10,11 @@ import sys
 import torch
 
 from . import bench_memory, bench_overhead, common, peers, wan_shapes
-from .bench_routing import EPS, SHAPES, inputs_of, ours
+from .bench_routing import EPS, ON_CPU, SHAPES, inputs_of, ours
 from .wan_shapes import LATENT, SIZES
 
 CPU = torch.device("cpu")
 META = torch.device("meta")
-# The shapes of bench_routing with fewer problems: (slots, tokens) as they are.
-PROBLEMS = {"A": 168, "B": 24, "C": 2}
 # Of one block at few tokens, where the block itself does less than at 32,760: the identity's part is larger there.
 TIMED_LATENT, TIMED_BAR = (1, 60, 104), 1.05
 
@@ -36,8 +34,8 @@ def routing() -> list[bool]:
     """Forward, K = 5, beside compiled log-domain torch."""
     compiled = torch.compile(peers.log_domain, dynamic=False)
     held = []
-    for name, problems in PROBLEMS.items():
-        inputs = inputs_of((problems, *SHAPES[name][1:]), CPU, torch.float32)
+    for name in ON_CPU:
+        inputs = inputs_of(SHAPES[name], CPU, torch.float32)
         runs = {"ours": lambda i=inputs: ours(i, 5), "compiled": lambda i=inputs: compiled(*i, EPS, 5)}
         with torch.no_grad():
             torch.testing.assert_close(runs["ours"](), runs["compiled"](), rtol=1e-4, atol=1e-5)

@@ -43,7 +43,7 @@ from torch import Tensor
 
 from .tiles import Tile, Tokens, groups
 
-TILE = 1 << 20  # scores in a tile: four megabytes in float32
+TILE = 1 << 21  # scores in a tile: eight megabytes in float32
 GRADIENT_TILE = 1 << 15  # of the backward pass, where many tensors of a tile's size live at once
 SMALL_GRADIENT_TILE = 1 << 18  # the same, of problems that fit into one tile
 KEPT = 1 << 22  # scores kept from one iteration to the next; a problem with more makes them anew
