@@ -25,8 +25,7 @@ class MergeIdentities(io.ComfyNode):
             display_name="Slot-ID Merge Identities",
             category=sockets.CATEGORY,
             description="Makes one identity of several clips of one person, so that it knows what any of them shows. "
-            "Slots are matched first; those that agree are averaged, of those that do not the one that found more is "
-            "kept.",
+            "Slots are matched first; each then counts in every clip as much as that clip held of what it is for.",
             search_aliases=["combine identities", "average faces", "several clips", "join identities"],
             has_intermediate_output=True,
             inputs=[
@@ -38,7 +37,7 @@ class MergeIdentities(io.ComfyNode):
             outputs=[
                 sockets.Identity.Output("identity", display_name="identity", tooltip="For Apply and Save Identity."),
                 io.String.Output(
-                    "report", display_name="report", tooltip="The weight of each clip, and how many slots agreed."
+                    "report", display_name="report", tooltip="How much each clip counts, and how many slots say different things."
                 ),
             ],
         )

@@ -34,8 +34,7 @@ class Identity:
     """Identity tokens with their provenance.
 
     Args:
-        tokens: [2 S, D_id] float32: S appearance tokens, then S dynamics tokens; a merged identity may have more slots
-            than its model.
+        tokens: [2 S, D_id] float32: S appearance tokens, then S dynamics tokens.
         thumbnails: [n, 64, 64, 3] uint8, n = 1 .. 4 face crops, to recognise the file by.
         coverage: what the clip held (`Coverage.to_dict()`), plain JSON values.
         model_name, model_hash: the Slot-ID model file that made it, and the SHA-256 of its bytes.
@@ -45,8 +44,8 @@ class Identity:
         consent: a note by whoever made it: who agreed to what.
         routing: [S, rows, columns] float32, where in the crop each slot looked, mean over the clip, each summing to 1;
             None where it was not kept.
-        evidence: [S] float32, how far the clip moved each slot from what it says of a clip that shows nothing
-            (`SlotID.evidence`); None where it was not kept.
+        evidence: [S] float32, how much of what each slot asks for the clip held (`slots.SlotReader`); None where it was
+            not kept.
     """
 
     tokens: Tensor

@@ -10,18 +10,15 @@ the clip, each summing to 1); identities without routing are matched without it.
 that slot i of two clips is for the same thing, as long as nothing was merged; tokens and places alone mistake just
 those slots of which one clip has seen what they are for and the other has not.
 
-**Clips of one person.** A mean of vectors that point different ways is short and means neither. So for each matched
-slot only members that agree are averaged. Of those that disagree the one that found most is kept: one clip has seen
-what the slot is for, and the other guesses. How much a slot found is how far its clip moved it from what it says of a
-clip that shows nothing (`SlotID.evidence`). What comes of it: `python -m slotid_core.evaluation.merged`.
+**Clips of one person.** Each matched slot's token is the mean of the clips' tokens, weighed by how much of what the
+slot asks for each clip held (its evidence d_m, `slots.SlotReader`): a clip that shows the left cheek decides what is
+said of it, whatever a clip of the right one guesses.
 
-    members m of a slot agree with its leader (the one of most evidence d_m) if that cosine is at least AGREEMENT
-    token = (sum e_m t_m / |t_m|), brought to the length  sum e_m |t_m| / sum e_m,   e_m = w_m d_m
+    token = sum e_m t_m / sum e_m,   e_m = w_m d_m
 
-with w_m the weight of the clip, which has no say in who leads: a short clip may be the only one that shows the other
-cheek. Where the evidence is not known (files of version 0.1.0) what disagrees is kept beside it as a slot of its own;
-the conditioning attends over the tokens as over a set, so that an identity may have more of them. Appearance and
-dynamics of a slot stay together; a photo's dynamics, which are none, count nothing beside a clip's.
+with w_m a weight of the whole clip, 1 where none is given. This is how the encoder is trained to be merged
+(`training/parts.py`); what comes of it: `python -m slotid_core.evaluation.merged`. Appearance and dynamics of a slot are
+weighed alike, but a photo's dynamics, which are none, count nothing beside a clip's.
 
 **Two people.** Matched tokens are turned from one to the other by spherical interpolation, and their lengths linearly.
 """
@@ -42,13 +39,10 @@ from torch.nn import functional as F
 from .errors import SlotIDError, load_package
 from .identity import MAX_THUMBNAILS, Identity
 
-# Cosine, around the mean token, from which two slots of one person are taken to say the same. On the demo weights it
-# hardly matters: marks are 65, 68 and 67 % right with 0.3, 0.5 and nothing ever averaged (24 validation people).
+# Cosine, around the mean token, under which two slots of one person are reported to say different things.
 AGREEMENT = 0.5
 # Enough for slots of partial clips of one person to find each other (all of 384 on the demo weights; 87 % without it).
 SAME_NUMBER = 0.5
-# Degrees; views of a head within such a cell count once.
-_VIEW = 15.0
 
 
 def merge_identities(identities: Sequence[Identity], *, weights: Sequence[float] | None = None) -> Identity:
@@ -56,40 +50,30 @@ def merge_identities(identities: Sequence[Identity], *, weights: Sequence[float]
 
     Args:
         identities: two or more, all made by one model file.
-        weights: of each clip; None weighs each by its coverage (`coverage_weight`).
+        weights: of each clip, beside what its slots found; None counts all the same.
 
     Raises:
         SlotIDError: fewer than two, identities of different models, or weights that are no weights.
     """
     identities = list(identities)
-    _check(identities, at_least=2)
-    given = [coverage_weight(one) for one in identities] if weights is None else list(weights)
-    shares = _shares(given, len(identities))
-    order = sorted((m for m in range(len(identities)) if shares[m]), key=lambda m: -shares[m])
-    # groups[s] holds (member, slot) of everything that is matched to slot s of the first in order.
-    groups = [[(order[0], slot)] for slot in range(_slots(identities[order[0]]))]
-    for m in order[1:]:
-        pairs = match_slots(identities[order[0]], identities[m])
-        for mine, theirs in pairs:
-            groups[mine].append((m, theirs))
-        matched = {theirs for _, theirs in pairs}
-        groups += [[(m, slot)] for slot in range(_slots(identities[m])) if slot not in matched]
-    appearance, dynamics, maps, evidence, disagree = [], [], [], [], 0
-    known = all(one.evidence is not None for one in identities)
-    for group in groups:
-        parts = _agreeing(identities, group)
-        disagree += len(parts) - 1
-        for part in parts[:1] if known else parts:
-            tokens = [_combined(identities, shares, part, half) for half in (0, 1)]
-            appearance.append(tokens[0])
-            dynamics.append(tokens[1])
-            maps.append(_map(identities, shares, part))
-            evidence.append(max(_found(identities, *entry) for entry in part))
-    done = "left out for one that found more" if known else "kept beside them"
-    words = f"{len(groups)} slots matched, {disagree} {done} where the clips disagree"
-    routing = torch.stack(maps) if all(row is not None for row in maps) else None
-    merged = _joined(identities, shares, torch.stack(appearance + dynamics), routing, "merged", words)
-    return replace(merged, evidence=torch.tensor(evidence) if known else None)
+    _check(identities)
+    shares = torch.tensor(_shares([1.0] * len(identities) if weights is None else list(weights), len(identities)))
+    aligned = [_aligned(identities[0], one) for one in identities]
+    evidence = torch.stack([_evidence(one) for one in aligned])
+    # [members, S]: of each slot, how much each clip counts.
+    counts = shares[:, None] * evidence
+    counts = counts / counts.sum(0)
+    moving = torch.tensor([[float(len(one.frames_used) != 1)] for one in aligned])
+    moves = torch.where((counts * moving).sum(0) > 0, counts * moving, counts)
+    tokens = torch.stack([one.tokens.double().unflatten(0, (2, -1)) for one in aligned])
+    mean = torch.einsum("mhs,mhsd->hsd", torch.stack([counts, moves / moves.sum(0)], 1), tokens)
+    disagree = _disagreeing(aligned, counts)
+    words = f"{counts.shape[1]} slots matched, {disagree} where the clips say different things"
+    merged = _joined(aligned, counts.mean(1).tolist(), mean.flatten(0, 1).float(), "merged", words)
+    maps = [one.routing for one in aligned]
+    if all(rows is not None and rows.shape == maps[0].shape for rows in maps):
+        merged = replace(merged, routing=torch.einsum("ms,mshw->shw", counts.float(), torch.stack(maps)))
+    return replace(merged, evidence=(shares[:, None] * len(shares) * evidence).sum(0).float())
 
 
 def blend_identities(first: Identity, second: Identity, *, share: float = 0.5) -> Identity:
@@ -102,54 +86,43 @@ def blend_identities(first: Identity, second: Identity, *, share: float = 0.5) -
     Raises:
         SlotIDError: identities of different models or numbers of slots, or a share outside 0 to 1.
     """
-    _check([first, second], at_least=2)
+    _check([first, second])
     if not isinstance(share, int | float) or isinstance(share, bool) or not 0 <= share <= 1:
         raise SlotIDError(f"the share is {share!r}", "a number from 0 to 1", "correct the share.")
-    slots = _slots(first)
-    if slots != _slots(second):
-        raise SlotIDError(
-            f"{first.source!r} has {slots} slots and {second.source!r} {_slots(second)}",
-            "identities of one number of slots",
-            "blend identities that were not merged, or merged ones of the same number of slots.",
-        )
-    partner = dict(match_slots(first, second))
-    rows = torch.tensor([partner[s] for s in range(slots)])
-    theirs = torch.cat([second.tokens[rows], second.tokens[slots + rows]])
+    theirs = _aligned(first, second)
     if share in (0, 1):
         tokens = second.tokens.clone() if share else first.tokens.clone()
     else:
-        tokens = torch.stack([_between(a, b, float(share)) for a, b in zip(first.tokens, theirs, strict=True)])
-    return _joined([first, second], [1 - share, share], tokens, None, "blend", f"{slots} slots matched")
+        pairs = zip(first.tokens, theirs.tokens, strict=True)
+        tokens = torch.stack([_between(a, b, float(share)) for a, b in pairs])
+    return _joined([first, second], [1 - share, share], tokens, "blend", f"{_slots(first)} slots matched")
 
 
-def match_slots(first: Identity, second: Identity) -> list[tuple[int, int]]:
-    """Pairs (slot of the first, slot of the second), ordered by the first; as many as the one with fewer slots has."""
+def match_slots(first: Identity, second: Identity) -> list[int]:
+    """The second's slot for each slot of the first."""
     optimize = load_package("scipy.optimize", "pack")
 
     gain = _centred(first) @ _centred(second).T
     if first.routing is not None and second.routing is not None and first.routing.shape[1:] == second.routing.shape[1:]:
         gain = gain + first.routing.flatten(1).sqrt().double() @ second.routing.flatten(1).sqrt().double().T
     gain = gain + SAME_NUMBER * torch.eye(*gain.shape, dtype=gain.dtype)
-    rows, columns = optimize.linear_sum_assignment(np.asarray(gain), maximize=True)
-    return [(int(row), int(column)) for row, column in zip(rows, columns, strict=True)]
+    return optimize.linear_sum_assignment(np.asarray(gain), maximize=True)[1].tolist()
 
 
-def coverage_weight(identity: Identity) -> float:
-    """What a clip shows: frames with a face, times the different views (cells of 15 degrees), one where not known."""
-    coverage = identity.coverage
-    poses = [pose for pose in coverage.get("poses", []) if pose]
-    views = {(round(yaw / _VIEW), round(pitch / _VIEW)) for yaw, pitch in poses}
-    return float(coverage.get("detected", len(identity.frames_used)) or 1) * max(1, len(views))
+def _aligned(first: Identity, other: Identity) -> Identity:
+    """The other with its slots in the order of the first's."""
+    rows = torch.tensor(match_slots(first, other))
+    parts = {name: getattr(other, name) for name in ("routing", "evidence")}
+    parts = {name: None if part is None else part[rows] for name, part in parts.items()}
+    return replace(other, tokens=torch.cat([other.tokens[rows], other.tokens[rows + _slots(other)]]), **parts)
 
 
-def _check(identities: Sequence[Identity], *, at_least: int) -> None:
-    if len(identities) < at_least:
-        raise SlotIDError(
-            f"{len(identities)} identities to combine", f"{at_least} or more", "connect or name another identity."
-        )
+def _check(identities: Sequence[Identity]) -> None:
+    if len(identities) < 2:
+        raise SlotIDError(f"{len(identities)} identities to combine", "2 or more", "connect or name another identity.")
     first = identities[0]
     for other in identities[1:]:
-        if other.model_hash != first.model_hash or other.tokens.shape[1:] != first.tokens.shape[1:]:
+        if other.model_hash != first.model_hash or other.tokens.shape != first.tokens.shape:
             raise SlotIDError(
                 f"one identity was made by {first.model_name!r} ({first.model_hash[:12]}), another by "
                 f"{other.model_name!r} ({other.model_hash[:12]})",
@@ -179,50 +152,19 @@ def _centred(identity: Identity) -> Tensor:
     return F.normalize(appearance - appearance.mean(0), dim=-1)
 
 
-def _found(identities: Sequence[Identity], member: int, slot: int) -> float:
-    """How much the slot found in its clip; the same for all where it is not known."""
-    evidence = identities[member].evidence
-    return 1.0 if evidence is None else float(evidence[slot])
+def _evidence(identity: Identity) -> Tensor:
+    """[S] float64; all the same where it is not known, and never nothing, so that some clip always counts."""
+    if identity.evidence is None:
+        return torch.ones(_slots(identity), dtype=torch.float64)
+    return identity.evidence.double().clamp(min=1e-12)
 
 
-def _agreeing(identities: Sequence[Identity], group: list[tuple[int, int]]) -> list[list[tuple[int, int]]]:
-    """The group in parts whose members agree with their leader, the one that found most first."""
-    rest = sorted(group, key=lambda entry: -_found(identities, *entry))
-    parts = []
-    while rest:
-        leader = _centred(identities[rest[0][0]])[rest[0][1]]
-        agree = [e for e in rest if e == rest[0] or float(_centred(identities[e[0]])[e[1]] @ leader) >= AGREEMENT]
-        parts.append(agree)
-        rest = [entry for entry in rest if entry not in agree]
-    return parts
-
-
-def _weights(identities: Sequence[Identity], shares: Sequence[float], part: list[tuple[int, int]]) -> Tensor:
-    """[members] float64, summing to 1: the clip's weight times what the slot found in it."""
-    weights = torch.tensor([shares[m] * _found(identities, m, slot) for m, slot in part], dtype=torch.float64)
-    return weights / weights.sum() if float(weights.sum()) else torch.full_like(weights, 1 / len(part))
-
-
-def _combined(
-    identities: Sequence[Identity], shares: Sequence[float], part: list[tuple[int, int]], half: int
-) -> Tensor:
-    """The token of a slot: half 0 of appearance, 1 of dynamics."""
-    if half and any(len(identities[m].frames_used) != 1 for m, _ in part):
-        part = [(m, slot) for m, slot in part if len(identities[m].frames_used) != 1]
-    tokens = torch.stack([identities[m].tokens[half * _slots(identities[m]) + slot] for m, slot in part]).double()
-    if len(part) == 1:
-        return tokens[0].float()
-    weights = _weights(identities, shares, part).unsqueeze(-1)
-    direction = F.normalize((weights * F.normalize(tokens, dim=-1)).sum(0), dim=0)
-    return (direction * (weights * tokens.norm(dim=-1, keepdim=True)).sum()).float()
-
-
-def _map(identities: Sequence[Identity], shares: Sequence[float], part: list[tuple[int, int]]) -> Tensor | None:
-    rows = [identities[m].routing for m, _ in part]
-    if any(row is None or row.shape[1:] != rows[0].shape[1:] for row in rows):
-        return None
-    stacked = torch.stack([row[slot] for row, (_, slot) in zip(rows, part, strict=True)])
-    return (_weights(identities, shares, part).float().view(-1, 1, 1) * stacked).sum(0)
+def _disagreeing(aligned: Sequence[Identity], counts: Tensor) -> int:
+    """Slots of which some clip that counts says something else than the one that counts most."""
+    rows = torch.stack([_centred(one) for one in aligned])
+    leaders = rows[counts.argmax(0), torch.arange(counts.shape[1])]
+    apart = (torch.einsum("msd,sd->ms", rows, leaders) < AGREEMENT) & (counts > 0)
+    return int(apart.any(0).sum())
 
 
 def _between(a: Tensor, b: Tensor, share: float) -> Tensor:
@@ -242,7 +184,6 @@ def _joined(
     identities: Sequence[Identity],
     shares: Sequence[float],
     tokens: Tensor,
-    routing: Tensor | None,
     how: str,
     words: str,
 ) -> Identity:
@@ -272,7 +213,7 @@ def _joined(
         source_hash=digest,
         frames_used=tuple(time for one in identities for time in one.frames_used),
         consent="; ".join(consents) if any(one.consent for one in identities) else "",
-        routing=routing,
+        routing=None,
         evidence=None,
     )
 

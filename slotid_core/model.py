@@ -137,24 +137,9 @@ class SlotID(nn.Module):
             source_hash=clip.sha256,
             frames_used=tuple(clip.timestamps.tolist()),
             consent=consent,
-            evidence=self.evidence(tokens, latents, saliency)[0].float().cpu(),
+            evidence=trace.evidence[0].exp().float().cpu(),
         )
         return identity, trace
-
-    @torch.no_grad()
-    def evidence(self, tokens: Tensor, latents: Tensor, saliency: Tensor | None = None) -> Tensor:
-        """How much each slot found in a clip: [B, S].
-
-        The distance of its two tokens from those of a clip that shows nothing, whose latents are all 0 (the mean of the
-        normalised space). A slot that did not see what it is for says much the same whoever the person is, and that is
-        near to what it says of nothing at all.
-
-        Args:
-            tokens: [B, 2 S, D_id] of the clips.
-            latents, saliency: what they were read from.
-        """
-        nothing, _ = self.encoder(torch.zeros_like(latents), saliency)
-        return (tokens - nothing).unflatten(1, (2, -1)).norm(dim=-1).norm(dim=1)
 
     def check_backbone(self, width: int, depth: int, latent_channels: int) -> None:
         """Hold a video model's sizes against those this model was made for.

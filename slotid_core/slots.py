@@ -13,8 +13,8 @@ from .config import EncoderConfig, SlotIDConfig
 from .ops import sinkhorn_routing
 from .tokens import TIME_BANDS, Tokenizer, mlp, time_positions
 
-# Latent frames that the GRU remembers at the start of training: those of a reference of 33 frames.
-MEMORY = 9
+# Log odds at which a gate is open or shut for all that matters.
+CERTAIN = 8.0
 
 
 class RoutingTrace(NamedTuple):
@@ -23,11 +23,37 @@ class RoutingTrace(NamedTuple):
     plan: [B, F, S + 1, N] mass sent to each slot from each token, mean over heads; the last row is the dustbin.
     marginal_error: [B, F] L1 distance of the slots' masses from their marginal, mean over heads.
     grid: rows and columns of the N tokens.
+    evidence: [B, S] log of how much the clip held of what each slot asks for (`SlotReader`), mean over heads.
     """
 
     plan: Tensor
     marginal_error: Tensor
     grid: tuple[int, int]
+    evidence: Tensor
+
+
+class Read(NamedTuple):
+    """One latent frame, read.
+
+    out: [B, S, D].
+    found: [B, S, heads] log of how well the frame's tokens match each slot's query.
+    plan: [B, S + 1, N], mean over heads.
+    error: [B] of the slots' marginal.
+    """
+
+    out: Tensor
+    found: Tensor
+    plan: Tensor
+    error: Tensor
+
+
+class ClipRead(NamedTuple):
+    """A clip, read: states [B, F, S, D], plans [B, F, S + 1, N], errors [B, F], log evidence [B, S]."""
+
+    states: Tensor
+    plans: Tensor
+    errors: Tensor
+    evidence: Tensor
 
 
 class SlotRouter(nn.Module):
@@ -49,26 +75,28 @@ class SlotRouter(nn.Module):
         k, v = self.key_value(self.norm_tokens(tokens)).unflatten(-1, (2, self.heads, -1)).unbind(-3)
         return _unit(k.transpose(-2, -3)), v.transpose(-2, -3)
 
-    def forward(self, state: Tensor, k: Tensor, v: Tensor, log_b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, state: Tensor, k: Tensor, v: Tensor, log_b: Tensor) -> Read:
         """Read one frame.
 
         Args:
-            state: [B, S, D].
+            state: [B, S, D], what the slots ask with.
             k, v: [B, heads, N, d] of this frame.
             log_b: [B, N] log marginal of the tokens.
-
-        Returns:
-            The read-out [B, S, D], the plan [B, S + 1, N] (mean over heads) and the marginal error [B].
         """
         B, H, N, _ = k.shape
-        q = self.query(self.norm_slots(state)).unflatten(-1, (H, -1)).transpose(1, 2)
-        q = torch.cat([_unit(q), _unit(self.dustbin).to(q.dtype).expand(B, -1, -1, -1)], 2)
+        asked = _unit(self.query(self.norm_slots(state)).unflatten(-1, (H, -1)).transpose(1, 2))
+        q = torch.cat([asked, _unit(self.dustbin).to(asked.dtype).expand(B, -1, -1, -1)], 2)
         log_a = self._log_marginal().expand(B, H, -1)
         out, row_mass, plan = sinkhorn_routing(
             q, k, v, log_a, log_b.unsqueeze(1).expand(B, H, N), eps=self.eps, iterations=self.iterations
         )
-        read = self.out(out[:, :, :-1].transpose(1, 2).flatten(2))
-        return read, plan.mean(1), (row_mass - log_a.exp()).abs().sum(-1).mean(-1)
+        out = self.out(out[:, :, :-1].transpose(1, 2).flatten(2))
+        found = self.scores(asked, k, log_b).logsumexp(-1).transpose(1, 2)
+        return Read(out, found, plan.mean(1), (row_mass - log_a.exp()).abs().sum(-1).mean(-1))
+
+    def scores(self, q: Tensor, k: Tensor, log_b: Tensor) -> Tensor:
+        """Log of kernel times marginal [B, heads, S, N]: what each slot makes of each token, the other slots apart."""
+        return q @ k.transpose(-1, -2) / (math.sqrt(k.shape[-1]) * self.eps) + log_b[:, None, None, :]
 
     def _log_marginal(self) -> Tensor:
         slots = F.logsigmoid(-self.dustbin_logit) - math.log(self.slots)
@@ -76,30 +104,51 @@ class SlotRouter(nn.Module):
 
 
 class SlotReader(nn.Module):
-    """Learnable slots, routed to each latent frame in turn and updated by a GRU and a gated residual MLP."""
+    """Learnable slots, routed to each latent frame in turn and updated by a GRU and a gated residual MLP.
+
+    The GRU holds what the clip adds to a slot's learned start. Beside the read-out it is told, head by head, how what
+    it holds compares with what the frame shows: with m_t the log evidence up to frame t and l_t that of the frame alone,
+
+        m_0 = 0,   odds_t = m_{t-1} - l_t,   m_t = log(exp(m_{t-1}) + exp(l_t))
+
+    An update gate of sigmoid(odds_t) is a softmax over all frames, computed as they come (online softmax: Milakov and
+    Gimelshein, arXiv 1805.02867). There training starts: with the mean of the frames, each weighed by how well it
+    matches. Evidence 1 (m = 0) is that of one frame whose tokens are at right angles to what is asked.
+    """
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         self.initial = nn.Parameter(torch.randn(config.slots, config.width) * config.width**-0.5)
         self.router = SlotRouter(config.width, config.heads, config.slots, config.eps, config.iterations)
-        self.gru = nn.GRUCell(config.width, config.width)
-        self._remember()
+        # How much of what a slot holds joins its learned start in asking the next frame.
+        self.feedback = nn.Parameter(torch.zeros(config.width))
+        self.gru = nn.GRUCell(config.width + config.heads, config.width)
+        self._start_as_mean()
         self.norm_mlp, self.mlp = nn.LayerNorm(config.width), mlp(config.width)
         self.gate = nn.Parameter(torch.zeros(config.width))
 
-    def _remember(self) -> None:
-        """Start the GRU with memories of 1 to MEMORY frames: chrono initialisation (arXiv 1804.11188).
+    def _start_as_mean(self) -> None:
+        """Start the GRU as the online softmax of the class.
 
         As torch starts it, it halves what it holds with every frame, and the last frame of a clip is all that is left.
         """
-        width = self.gru.hidden_size
+        width, heads = self.gru.hidden_size, self.router.heads
+        update, new = slice(width, 2 * width), slice(2 * width, 3 * width)  # torch's order: reset, update, new
+        # Each channel keeps to the head that it comes from.
+        own = F.one_hot(torch.arange(width) * heads // width, heads).to(self.gru.weight_ih)
         with torch.no_grad():
-            # torch's gates are reset, update, new; an open update gate keeps.
-            update = torch.empty(width).uniform_(1, MEMORY).log()
-            self.gru.bias_ih[width : 2 * width] = update
-            self.gru.bias_hh[width : 2 * width] = 0
+            self.gru.weight_ih[:, width:] = 0
+            for part in (update, new):
+                self.gru.weight_ih[part] = 0
+                self.gru.weight_hh[part] = 0
+                self.gru.bias_ih[part] = 0
+                self.gru.bias_hh[part] = 0
+            self.gru.weight_ih[update, width:] = own
+            self.gru.weight_ih[new, :width] = torch.eye(width)
+            nn.init.eye_(self.router.out.weight)
+            nn.init.zeros_(self.router.out.bias)
 
-    def forward(self, tokens: Tensor, log_b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, tokens: Tensor, log_b: Tensor) -> ClipRead:
         """Read a clip.
 
         Args:
@@ -107,19 +156,28 @@ class SlotReader(nn.Module):
             log_b: [B, F, N] log marginal of the tokens of each frame.
 
         Returns:
-            The states s_1 .. s_F [B, F, S, D], the plans [B, F, S + 1, N], the marginal errors [B, F].
+            The states s_1 .. s_F and what made them.
         """
-        state = self.initial.expand(tokens.shape[0], -1, -1)
+        B, frames = tokens.shape[:2]
         keys, values = self.router.keys_values(tokens)
+        held = tokens.new_zeros(B, *self.initial.shape)
+        evidence = tokens.new_zeros(B, len(self.initial), self.router.heads)
         states, plans, errors = [], [], []
-        for t in range(tokens.shape[1]):
-            read, plan, error = self.router(state, keys[:, t], values[:, t], log_b[:, t])
-            state = self.gru(read.flatten(0, 1), state.flatten(0, 1)).view_as(state)
-            state = state + torch.sigmoid(self.gate) * self.mlp(self.norm_mlp(state))
-            states.append(state)
+        for t in range(frames):
+            asking = self.initial + self.feedback * held
+            read, found, plan, error = self.router(asking, keys[:, t], values[:, t], log_b[:, t])
+            odds = (evidence - found).clamp(-CERTAIN, CERTAIN)
+            evidence = torch.logaddexp(evidence, found)
+            held = self.gru(torch.cat([read, odds], -1).flatten(0, 1), held.flatten(0, 1)).view_as(held)
+            states.append(self.state_of(held))
             plans.append(plan)
             errors.append(error)
-        return torch.stack(states, 1), torch.stack(plans, 1), torch.stack(errors, 1)
+        return ClipRead(torch.stack(states, 1), torch.stack(plans, 1), torch.stack(errors, 1), evidence.mean(-1))
+
+    def state_of(self, held: Tensor) -> Tensor:
+        """What a slot says, [..., S, D], from what it holds."""
+        state = self.initial + held
+        return state + torch.sigmoid(self.gate) * self.mlp(self.norm_mlp(state))
 
 
 class TokensOut(nn.Module):
@@ -180,9 +238,23 @@ class IdentityEncoder(nn.Module):
         # Where training mixes precisions, routing and recurrence do not: the routing's gradient is exact in float32,
         # and a recurrence adds up its rounding.
         with torch.autocast(latents.device.type, enabled=False):
-            states, plan, error = self.reader(tokens.to(latents.dtype), log_b)
+            read = self.reader(tokens.to(latents.dtype), log_b)
             grid = (latents.shape[-2] // patch, latents.shape[-1] // patch)
-            return self.out(states), RoutingTrace(plan, error, grid)
+            return self.out(read.states), RoutingTrace(read.plans, read.errors, grid, read.evidence)
+
+
+def weighed(tokens: Tensor, evidence: Tensor) -> Tensor:
+    """One identity's tokens from those of several clips of a person: each slot's mean by its evidence in each clip.
+
+    Args:
+        tokens: [M, ..., 2 S, D_id] of M clips.
+        evidence: [M, ..., S] log evidence.
+
+    Returns:
+        [..., 2 S, D_id].
+    """
+    shares = evidence.softmax(0)
+    return (torch.cat([shares, shares], -1).unsqueeze(-1).to(tokens.dtype) * tokens).sum(0)
 
 
 def _unit(x: Tensor) -> Tensor:

@@ -72,7 +72,7 @@ def read_identities(model: SlotID, vae: WanVAE, frames: Tensor) -> list[Identity
         bare = Identity(
             tokens=tokens[0], thumbnails=thumbnails_of(clip), coverage={},
             model_name=model.name, model_hash=model.hash, backbone=model.config.backbone, source="", source_hash="",
-            frames_used=tuple(range(len(clip))), evidence=model.evidence(tokens, latents)[0],
+            frames_used=tuple(range(len(clip))), evidence=trace.evidence[0].exp(),
         )  # fmt: skip
         made.append(bare.with_routing(trace))
     return made

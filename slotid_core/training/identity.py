@@ -30,6 +30,7 @@ from .config import Experiment, setting
 from .data import Order, PairStore
 from .flow import conditioned, draw_rows, velocity_error
 from .packaged import packaged
+from .parts import draw_parts, read_parts
 from .sheet import identity_sheet
 from .variants import new_variant, variant
 
@@ -73,6 +74,8 @@ class LossSection:
         attributes: weight of the mean squared error of what a linear layer reads from the tokens of what is known of
             the person, `attributes` in the store. The layer is left out of what is made.
         text_dropout, identity_dropout: parts of the rows that go without.
+        parts: share of the rows whose reference is cut in two in time. Half of these are read part by part and their
+            tokens weighed together, as identities are merged; the others lack one part, as clips often do.
     """
 
     shift: float = setting(3.0, 1e-6)
@@ -81,6 +84,7 @@ class LossSection:
     attributes: float = setting(0.0, 0)
     text_dropout: float = setting(0.1, 0, 1)
     identity_dropout: float = setting(0.1, 0, 1)
+    parts: float = setting(0.0, 0, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,6 +148,8 @@ class IdentityTask:
             "time": time,
             "keep": torch.tensor([float(c >= loss.identity_dropout) for c in identity_chance]),
         }
+        if loss.parts:
+            batch |= draw_parts(run.seed, step, rows, loss.parts, batch["reference"].shape[2])
         if loss.attributes:
             batch["attributes"] = store.references.take("attributes", references)
         if "saliency" in store.references.names() and self.reads == "clip":
@@ -154,7 +160,8 @@ class IdentityTask:
     def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         clean, time, keep = batch["clean"].float(), batch["time"], batch["keep"]
         saliency = batch["saliency"].float() if "saliency" in batch else None
-        tokens, _ = self.module.encoder(batch["reference"].float(), saliency)
+        cuts = {name: batch[name] for name in ("part", "cut") if name in batch}
+        tokens = read_parts(self.module.encoder, batch["reference"].float(), saliency, **cuts)
         alike = likeness_of_slots(tokens[:, : tokens.shape[1] // 2])
         with conditioned(self.module, self.transformer, tokens, keep):
             error = velocity_error(self.transformer, clean, batch["noise"], time, batch["text"].float())
@@ -222,6 +229,7 @@ class IdentityTask:
             (reference[-2:] == (side, side), f"references of {reference[-2:]} latent cells, not {(side, side)}"),
             (text == self.transformer.config.text_dim, f"prompts of width {text}"),
             (self.reads in known, f"no {self.reads!r} for the references"),
+            (not self.config.loss.parts or reference[1] > 2 and self.reads == "clip", "references too short to cut"),
             (not self.config.loss.attributes or "attributes" in known, "no 'attributes' of the references' people"),
         ]
         for fine, found in checks:

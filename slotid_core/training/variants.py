@@ -18,22 +18,21 @@ from torch.nn import functional as F
 from ..config import SlotIDConfig
 from ..errors import SlotIDError
 from ..model import SlotID
-from ..slots import IdentityEncoder, RoutingTrace, SlotReader, SlotRouter
+from ..slots import ClipRead, IdentityEncoder, Read, RoutingTrace, SlotReader, SlotRouter
 from ..tokens import mlp
-
-Reads = tuple[Tensor, Tensor, Tensor]
 
 
 class SoftmaxRouter(SlotRouter):
     """Each slot takes a softmax over the tokens, whatever the other slots take: plain cross-attention."""
 
-    def forward(self, state: Tensor, k: Tensor, v: Tensor, log_b: Tensor) -> Reads:
+    def forward(self, state: Tensor, k: Tensor, v: Tensor, log_b: Tensor) -> Read:
         q = F.rms_norm(self.query(self.norm_slots(state)).unflatten(-1, (self.heads, -1)).transpose(1, 2), k.shape[-1:])
-        scores = q @ k.transpose(-1, -2) / (math.sqrt(k.shape[-1]) * self.eps) + log_b[:, None, None, :]
+        scores = self.scores(q, k, log_b)
         share = scores.softmax(-1)
-        read = self.out((share @ v).transpose(1, 2).flatten(2))
+        out = self.out((share @ v).transpose(1, 2).flatten(2))
         # The trace's last row is a dustbin; there is none here, and no marginal that could be missed.
-        return read, F.pad(share.mean(1), (0, 0, 0, 1)) / self.slots, torch.zeros_like(log_b[:, 0])
+        plan = F.pad(share.mean(1), (0, 0, 0, 1)) / self.slots
+        return Read(out, scores.logsumexp(-1).transpose(1, 2), plan, torch.zeros_like(log_b[:, 0]))
 
 
 class NoDustbinRouter(SlotRouter):
@@ -48,48 +47,41 @@ class NoDustbinRouter(SlotRouter):
 class MeanReader(SlotReader):
     """All tokens of all frames pooled into one mean; the slots differ only in their learned start."""
 
-    def forward(self, tokens: Tensor, log_b: Tensor) -> Reads:
+    def forward(self, tokens: Tensor, log_b: Tensor) -> ClipRead:
         _, values = self.router.keys_values(tokens)
         share = log_b.softmax(-1).to(values.dtype)
         pooled = torch.einsum("bfn,bfhnd->bhd", share, values).flatten(1) / tokens.shape[1]
-        read = self.router.out(pooled).unsqueeze(1)
+        held = self.router.out(pooled).unsqueeze(1).expand(-1, self.router.slots, -1)
         plan = share.unsqueeze(2).expand(-1, -1, self.router.slots + 1, -1)
-        return self._twice(read), plan, torch.zeros_like(log_b[..., 0])
+        return self._at_once(held, plan)
 
-    def _twice(self, read: Tensor) -> Tensor:
+    def _at_once(self, held: Tensor, plan: Tensor) -> ClipRead:
         """The same states at two moments, so that tokens of appearance and of dynamics are both made of them."""
-        state = self.initial + read
-        state = state + torch.sigmoid(self.gate) * self.mlp(self.norm_mlp(state))
-        return state.unsqueeze(1).expand(-1, 2, -1, -1)
+        states = self.state_of(held).unsqueeze(1).expand(-1, 2, -1, -1)
+        return ClipRead(states, plan, plan.new_zeros(plan.shape[:2]), _as_much(held))
 
 
 class SetReader(MeanReader):
     """The slots read all tokens of all frames at once, as a set."""
 
-    def forward(self, tokens: Tensor, log_b: Tensor) -> Reads:
+    def forward(self, tokens: Tensor, log_b: Tensor) -> ClipRead:
         keys, values = self.router.keys_values(tokens)
         B, frames = tokens.shape[:2]
         k, v = (part.transpose(1, 2).flatten(2, 3) for part in (keys, values))
-        start = self.initial.expand(B, -1, -1)
-        read, plan, _ = self.router(start, k, v, log_b.flatten(1) - math.log(frames))
-        by_frame = plan.unflatten(-1, (frames, -1)).transpose(1, 2)
-        return self._twice(read), by_frame, torch.zeros_like(log_b[..., 0])
+        read = self.router(self.initial.expand(B, -1, -1), k, v, log_b.flatten(1) - math.log(frames))
+        return self._at_once(read.out, read.plan.unflatten(-1, (frames, -1)).transpose(1, 2))
 
 
 class AverageReader(SlotReader):
     """The slots read each frame from their learned start; a running mean stands in for the GRU."""
 
-    def forward(self, tokens: Tensor, log_b: Tensor) -> Reads:
+    def forward(self, tokens: Tensor, log_b: Tensor) -> ClipRead:
         keys, values = self.router.keys_values(tokens)
         start = self.initial.expand(tokens.shape[0], -1, -1)
-        frames = range(tokens.shape[1])
-        reads, plans, errors = zip(
-            *(self.router(start, keys[:, t], values[:, t], log_b[:, t]) for t in frames), strict=True
-        )
-        count = torch.arange(1, len(frames) + 1, device=tokens.device).view(1, -1, 1, 1)
-        states = self.initial + torch.stack(reads, 1).cumsum(1) / count
-        states = states + torch.sigmoid(self.gate) * self.mlp(self.norm_mlp(states))
-        return states, torch.stack(plans, 1), torch.stack(errors, 1)
+        reads = [self.router(start, keys[:, t], values[:, t], log_b[:, t]) for t in range(tokens.shape[1])]
+        out, _, plans, errors = (torch.stack(parts, 1) for parts in zip(*reads, strict=True))
+        count = torch.arange(1, len(reads) + 1, device=tokens.device).view(1, -1, 1, 1)
+        return ClipRead(self.state_of(out.cumsum(1) / count), plans, errors, _as_much(out[:, 0]))
 
 
 class OracleEncoder(IdentityEncoder):
@@ -102,11 +94,15 @@ class OracleEncoder(IdentityEncoder):
 
     def forward(self, latents: Tensor, saliency: Tensor | None = None) -> tuple[Tensor, RoutingTrace]:
         """`latents` [B, parameters] are the person's parameters, scaled to about -1 .. 1."""
-        states = self.reader.initial + self.told(latents).unsqueeze(1)
-        states = states + torch.sigmoid(self.reader.gate) * self.reader.mlp(self.reader.norm_mlp(states))
+        states = self.reader.state_of(self.told(latents).unsqueeze(1))
         B, S = states.shape[:2]
-        trace = RoutingTrace(latents.new_zeros(B, 1, S + 1, 1), latents.new_zeros(B, 1), (1, 1))
+        trace = RoutingTrace(latents.new_zeros(B, 1, S + 1, 1), latents.new_zeros(B, 1), (1, 1), _as_much(states))
         return self.out(states.unsqueeze(1).expand(-1, 2, -1, -1)), trace
+
+
+def _as_much(states: Tensor) -> Tensor:
+    """The evidence [B, S] of readers that keep none: one clip's is like any other's."""
+    return states.new_zeros(states.shape[:2])
 
 
 @dataclass(frozen=True)

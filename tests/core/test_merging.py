@@ -1,4 +1,4 @@
-"""Identities combined: slots matched, agreement averaged, disagreement kept, provenance told."""
+"""Identities combined: slots matched, weighed by what they found, provenance told."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from slotid_core.config import Backbone
 from slotid_core.errors import SlotIDError
 from slotid_core.identity import Identity
 from slotid_core.identity_card import identity_card
-from slotid_core.merging import blend_identities, coverage_weight, match_slots, merge_identities
+from slotid_core.merging import blend_identities, match_slots, merge_identities
+from slotid_core.slots import weighed
 
 SLOTS, WIDTH = 6, 32
 
@@ -53,9 +54,8 @@ ORDER = [3, 1, 5, 0, 2, 4]
 @pytest.mark.parametrize("routing", [True, False])
 def test_slots_are_matched_whatever_their_order(routing):
     one = identity(routing=routing)
-    pairs = match_slots(one, shuffled(one, ORDER, noise=0.3))
-    assert [mine for mine, _ in pairs] == list(range(SLOTS))
-    assert [ORDER[theirs] for _, theirs in pairs] == list(range(SLOTS))
+    theirs = match_slots(one, shuffled(one, ORDER, noise=0.3))
+    assert [ORDER[slot] for slot in theirs] == list(range(SLOTS))
 
 
 def test_routing_decides_between_tokens_that_are_alike():
@@ -63,7 +63,7 @@ def test_routing_decides_between_tokens_that_are_alike():
     one = identity(tokens=tokens)
     other = replace(one, tokens=torch.randn(2 * SLOTS, WIDTH) * 1e-6 + 1, routing=one.routing[torch.tensor(ORDER)])
     # The tokens' own cosines are noise of either sign; six places that fit exactly outweigh them.
-    gained = sum(ORDER[theirs] == mine for mine, theirs in match_slots(one, other))
+    gained = sum(ORDER[theirs] == mine for mine, theirs in enumerate(match_slots(one, other)))
     assert gained >= 4
 
 
@@ -74,65 +74,51 @@ def test_merging_an_identity_with_itself_changes_nothing():
     assert torch.allclose(merged.routing, one.routing, atol=1e-6)
 
 
-def test_slots_that_agree_are_averaged_without_getting_shorter():
-    one = identity()
-    other = shuffled(one, range(SLOTS), noise=0.4, source="b.mp4")
+def test_each_slot_is_the_mean_by_what_the_clips_hold_of_it():
+    found = torch.tensor([[9.0, 1.0, 1.0, 1.0, 1.0, 1.0], [1.0, 9.0, 1.0, 1.0, 0.0, 1.0]])
+    one = replace(identity(), evidence=found[0])
+    other = replace(shuffled(one, range(SLOTS), noise=0.4), evidence=found[1], source="b.mp4")
     merged = merge_identities([one, other])
-    assert merged.tokens.shape == one.tokens.shape
-    mean = (one.tokens + other.tokens) / 2
-    assert torch.nn.functional.cosine_similarity(merged.tokens, mean, dim=-1).min() > 0.99
-    lengths = (one.tokens.norm(dim=-1) + other.tokens.norm(dim=-1)) / 2
-    assert torch.allclose(merged.tokens.norm(dim=-1), lengths, rtol=1e-4)
-    assert (mean.norm(dim=-1) < lengths).all(), "a plain mean is shorter"
+    share = (found[0] / found.sum(0)).repeat(2)[:, None]
+    assert torch.allclose(merged.tokens, share * one.tokens + (1 - share) * other.tokens, atol=1e-5)
+    assert torch.allclose(merged.evidence, found.sum(0)), "as much as both held"
+    told = [part["weight"] for part in merged.coverage["parts"]]
+    assert told == [round(float(share.mean()), 4), round(float(1 - share.mean()), 4)]
 
 
-def test_slots_that_disagree_are_kept_side_by_side_and_not_blurred():
+def test_it_is_weighed_as_in_training():
+    one = replace(identity(), evidence=torch.rand(SLOTS) + 1)
+    other = replace(shuffled(one, range(SLOTS), noise=0.4), evidence=torch.rand(SLOTS) + 1)
+    trained = weighed(torch.stack([one.tokens, other.tokens]), torch.stack([one.evidence, other.evidence]).log())
+    assert torch.allclose(merge_identities([one, other]).tokens, trained, atol=1e-5)
+
+
+def test_slots_that_say_different_things_are_counted():
     one = identity()
     tokens = one.tokens.clone()
     tokens[[2, SLOTS + 2]] = -tokens[[2, SLOTS + 2]]
     merged = merge_identities([one, replace(one, tokens=tokens, source="b.mp4")])
-    assert merged.tokens.shape == (2 * (SLOTS + 1), WIDTH)
-    assert torch.allclose(merged.tokens[2], one.tokens[2], atol=1e-5)
-    assert torch.allclose(merged.tokens[3], tokens[2], atol=1e-5)
-    assert torch.allclose(merged.tokens[SLOTS + 1 + 3], tokens[SLOTS + 2], atol=1e-5), "dynamics stay with their slot"
-    assert "6 slots matched, 1 kept beside them" in merged.report()
-    again = merge_identities([merged, one])
-    assert len(again.tokens) == len(merged.tokens), "a merged identity can be merged again"
+    assert merged.tokens.shape == one.tokens.shape
+    assert "6 slots matched, 1 where the clips say different things" in merged.report()
 
 
-def test_weights_follow_coverage_and_decide():
-    frontal, sweep = identity(poses=[(0, 0)] * 9), identity(1, poses=[(0, 0), (20, 0), (-20, 0)])
-    assert (coverage_weight(frontal), coverage_weight(sweep)) == (9, 27)
-    merged = merge_identities([frontal, sweep])
-    assert [part["weight"] for part in merged.coverage["parts"]] == [0.25, 0.75]
-    one = identity()
-    other = shuffled(one, range(SLOTS), noise=0.4)
-    heavy = merge_identities([one, other], weights=[1, 0])
-    assert torch.allclose(heavy.tokens, one.tokens, atol=1e-3)
-
-
-def test_a_slot_that_found_little_counts_little():
-    one = replace(identity(), evidence=torch.ones(SLOTS))
-    other = replace(shuffled(one, range(SLOTS), noise=0.4), evidence=torch.tensor([0.001] + [1.0] * (SLOTS - 1)))
-    merged = merge_identities([one, other])
-    away = (merged.tokens - one.tokens).norm(dim=-1) / (other.tokens - one.tokens).norm(dim=-1)
-    assert away[0] < 0.01 and away[1] > 0.3
-
-
-@pytest.mark.parametrize("weights", [None, [0.9, 0.1], [0.1, 0.9]])
-def test_of_slots_that_disagree_the_one_that_found_more_is_kept(weights):
-    """Whatever the weights: a short clip may be the only one that shows the other cheek."""
-    one = replace(identity(), evidence=torch.tensor([5.0, 1.0, 5.0, 5.0, 5.0, 5.0]))
-    tokens = one.tokens.clone()
-    tokens[[1, 2, SLOTS + 1, SLOTS + 2]] *= -1
-    other = replace(one, tokens=tokens, evidence=torch.tensor([5.0, 4.0, 2.0, 5.0, 5.0, 5.0]), source="b.mp4")
-    merged = merge_identities([one, other], weights=weights)
-    assert torch.allclose(merged.tokens[[1, SLOTS + 1]], tokens[[1, SLOTS + 1]], atol=1e-5)
-    assert torch.allclose(merged.tokens[[2, SLOTS + 2]], one.tokens[[2, SLOTS + 2]], atol=1e-5)
-    assert merged.evidence.tolist() == [5, 4, 5, 5, 5, 5]
-    assert "6 slots matched, 2 left out for one that found more" in merged.report()
+def test_weights_of_clips_count_beside_the_evidence():
+    one = replace(identity(), evidence=torch.full((SLOTS,), 2.0))
+    other = replace(shuffled(one, range(SLOTS), noise=0.4), evidence=torch.full((SLOTS,), 1.0))
+    merged = merge_identities([one, other], weights=[1, 2])
+    assert torch.allclose(merged.tokens, (one.tokens + other.tokens) / 2, atol=1e-5)
     only = merge_identities([one, other], weights=[1, 0])
-    assert torch.equal(only.tokens, one.tokens), "a clip without weight has no say"
+    assert torch.allclose(only.tokens, one.tokens, atol=1e-6), "a clip without weight has no say"
+    last = merge_identities([one, other], weights=[0, 3])
+    assert torch.allclose(last.tokens, other.tokens, atol=1e-6)
+
+
+def test_three_clips_merge_in_one_go():
+    three = [replace(identity(seed), evidence=torch.full((SLOTS,), 1.0 + seed)) for seed in range(3)]
+    merged = merge_identities(three)
+    expected = sum((1 + seed) * three[seed].tokens for seed in range(3)) / 6
+    assert torch.allclose(merged.tokens, expected, atol=1e-5)
+    assert torch.allclose(merge_identities([merged, three[0]]).evidence, torch.full((SLOTS,), 7.0))
 
 
 def test_slots_of_one_number_find_each_other_when_one_of_them_saw_nothing():
@@ -140,8 +126,7 @@ def test_slots_of_one_number_find_each_other_when_one_of_them_saw_nothing():
     tokens = one.tokens.clone()
     tokens[[0, 1]] = torch.randn(2, WIDTH, generator=torch.Generator().manual_seed(5))
     routing = torch.full_like(one.routing, 1 / 16)
-    pairs = match_slots(one, replace(one, tokens=tokens, routing=routing))
-    assert pairs == [(slot, slot) for slot in range(SLOTS)]
+    assert match_slots(one, replace(one, tokens=tokens, routing=routing)) == list(range(SLOTS))
 
 
 def test_a_photo_takes_no_part_in_the_dynamics():
@@ -154,7 +139,8 @@ def test_a_photo_takes_no_part_in_the_dynamics():
 
 def test_order_does_not_matter():
     one, other = identity(poses=[(0, 0), (30, 0)]), shuffled(identity(), ORDER, noise=0.3)
-    assert torch.allclose(merge_identities([one, other]).tokens, merge_identities([other, one]).tokens, atol=1e-5)
+    forward, backward = merge_identities([one, other]), merge_identities([other, one])
+    assert torch.allclose(forward.tokens[[*ORDER, *(SLOTS + slot for slot in ORDER)]], backward.tokens, atol=1e-5)
 
 
 def test_a_merged_identity_tells_of_its_clips_and_keeps_in_a_file(tmp_path):
@@ -181,7 +167,7 @@ def test_a_blend_goes_from_one_to_the_other():
     assert torch.equal(blend_identities(one, other, share=0).tokens, one.tokens)
     assert torch.equal(blend_identities(one, other, share=1).tokens, other.tokens)
     tokens = blend_identities(one, other, share=0.3).tokens
-    pairs = dict(match_slots(one, other))
+    pairs = match_slots(one, other)
     for slot in range(SLOTS):
         a, b, mid = one.tokens[slot], other.tokens[pairs[slot]], tokens[slot]
         assert angle(a, mid) == pytest.approx(0.3 * angle(a, b), abs=1e-3)

@@ -60,15 +60,10 @@ def test_identity_of_another_model_is_refused_with_both_names(model, tmp_path):
         identity.check_model(other)
 
 
-def test_evidence_is_how_far_a_clip_moves_a_slot_from_nothing(model):
-    """A clip that shows nothing is none; one that shows somebody is, and it stays with the identity in a file."""
-    latents = torch.randn(2, 16, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    latents[1] = 0
-    tokens, _ = model.encoder(latents)
-    evidence = model.evidence(tokens, latents)
-    assert evidence.shape == (2, 4) and (evidence[0] > 1e-3).all() and (evidence[1] < 1e-5).all()
-    identity = model.encode(tiny_faces(), fake_vae)
-    assert identity.evidence.shape == (4,) and (identity.evidence > 0).all()
+def test_an_identity_keeps_how_much_each_slot_found(model):
+    identity, trace = model.encode_with_routing(tiny_faces(), fake_vae)
+    assert torch.equal(identity.evidence, trace.evidence[0].exp())
+    assert identity.evidence.shape == (4,) and (identity.evidence > 1).all(), "1 is what a slot starts with"
 
 
 def test_model_that_was_never_saved_is_refused():

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from slotid_core.slots import IdentityEncoder
+from slotid_core.slots import IdentityEncoder, weighed
 from slotid_core.tokens import patchify
 
 from .models import TINY
@@ -81,14 +81,46 @@ def test_every_parameter_learns(encoder):
     assert silent == []
 
 
-def test_an_untrained_reader_remembers_the_first_frame(encoder):
+def softmax_over_frames(reader, tokens, log_b):
+    """What an untrained reader holds: all tokens of all frames read frame by frame, each frame as much as it matches."""
+    keys, values = reader.router.keys_values(tokens)
+    start = reader.initial.expand(len(tokens), -1, -1)
+    reads = [reader.router(start, keys[:, t], values[:, t], log_b[:, t]) for t in range(tokens.shape[1])]
+    found = torch.stack([torch.zeros_like(reads[0].found), *(read.found for read in reads)])
+    new = torch.stack([torch.zeros_like(start), *(read.out.tanh() for read in reads)])
+    shares = found.double().softmax(0).repeat_interleave(start.shape[-1] // found.shape[-1], -1)
+    return (shares * new).sum(0), found.double().logsumexp(0).mean(-1)
+
+
+def test_an_untrained_reader_weighs_frames_as_a_softmax_over_all_of_them_does(encoder):
     reader = encoder.reader
-    width = reader.gru.hidden_size
-    zeros, held = torch.zeros(1, width), torch.ones(1, width)
+    generator = torch.Generator().manual_seed(3)
+    tokens = torch.randn(2, 5, 16, TINY.encoder.width, generator=generator)
+    log_b = torch.rand(2, 5, 16, generator=generator).log_softmax(-1)
     with torch.no_grad():
-        keeps = (reader.gru(zeros, held) - reader.gru(zeros, zeros)).mean() / (held.mean() - 0)
-    # torch's own start keeps half of it for the next frame.
-    assert keeps > 0.7
+        reader.router.eps = 1.0  # at 0.2 some odds are beyond where the gate is taken to be certain
+        held, evidence = softmax_over_frames(reader, tokens, log_b)
+        read = reader(tokens, log_b)
+        torch.testing.assert_close(read.states[:, -1], reader.state_of(held.float()), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(read.evidence, evidence.float(), atol=1e-5, rtol=1e-5)
+
+
+def test_evidence_grows_with_what_is_found(encoder):
+    x = latents(5)
+    part, whole = encoder(x[:, :, :3])[1].evidence, encoder(x)[1].evidence
+    assert part.shape == (2, TINY.encoder.slots) and (part >= 0).all() and (whole >= 0).all()
+    reader = encoder.reader
+    tokens, log_b = torch.randn(1, 4, 16, TINY.encoder.width), torch.full((1, 4, 16), 1 / 16).log()
+    less = reader(tokens[:, :2], log_b[:, :2]).evidence
+    assert (reader(tokens, log_b).evidence > less).all()
+
+
+def test_tokens_of_clips_are_weighed_by_evidence_slot_by_slot():
+    tokens = torch.stack([torch.zeros(4, 3), torch.ones(4, 3)])
+    evidence = torch.tensor([[0.0, 2.0], [0.0, 0.0]])
+    mean = weighed(tokens, evidence)
+    share = torch.sigmoid(torch.tensor(-2.0)).item()
+    torch.testing.assert_close(mean, torch.tensor([0.5, share, 0.5, share])[:, None].expand(4, 3))
 
 
 def test_trains_under_autocast(encoder):
