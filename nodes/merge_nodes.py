@@ -37,7 +37,9 @@ class MergeIdentities(io.ComfyNode):
             outputs=[
                 sockets.Identity.Output("identity", display_name="identity", tooltip="For Apply and Save Identity."),
                 io.String.Output(
-                    "report", display_name="report", tooltip="How much each clip counts, and how many slots say different things."
+                    "report",
+                    display_name="report",
+                    tooltip="How much each clip counts, and how many slots say different things.",
                 ),
             ],
         )

@@ -17,8 +17,8 @@ said of it, whatever a clip of the right one guesses.
     token = sum e_m t_m / sum e_m,   e_m = w_m d_m
 
 with w_m a weight of the whole clip, 1 where none is given. This is how the encoder is trained to be merged
-(`training/parts.py`); what comes of it: `python -m slotid_core.evaluation.merged`. Appearance and dynamics of a slot are
-weighed alike, but a photo's dynamics, which are none, count nothing beside a clip's.
+(`training/parts.py`); what comes of it: `python -m slotid_core.evaluation.merged`. Appearance and dynamics of a
+slot are weighed alike, but a photo's dynamics, which are none, count nothing beside a clip's.
 
 **Two people.** Matched tokens are turned from one to the other by spherical interpolation, and their lengths linearly.
 """

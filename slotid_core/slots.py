@@ -107,7 +107,7 @@ class SlotReader(nn.Module):
     """Learnable slots, routed to each latent frame in turn and updated by a GRU and a gated residual MLP.
 
     The GRU holds what the clip adds to a slot's learned start. Beside the read-out it is told, head by head, how what
-    it holds compares with what the frame shows: with m_t the log evidence up to frame t and l_t that of the frame alone,
+    it holds compares with what the frame shows: with m_t the log evidence up to frame t and l_t that of the frame,
 
         m_0 = 0,   odds_t = m_{t-1} - l_t,   m_t = log(exp(m_{t-1}) + exp(l_t))
 

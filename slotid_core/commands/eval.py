@@ -111,11 +111,10 @@ def run(args: argparse.Namespace) -> None:
     print(f"Wrote {page} and {len(written) - 1} files of figures and pictures.")
 
 
-def _measure(
-    args: argparse.Namespace, design: Design, guidance: Guidance, results: Path, device: torch.device
-) -> None:
+def _measure(args: argparse.Namespace, design: Design, guidance: Guidance, results: Path, device: torch.device) -> None:
     from ..demo.files import demo_files
     from ..evaluation.models import find_trained, load_trained, read_origin
+    from ..evaluation.results import PHOTOS
     from ..evaluation.study import Bench, baselines, trained
 
     paths = find_trained(args.weights_folder) if args.weights_folder else [args.model or demo_files().slot_id]
@@ -136,6 +135,9 @@ def _measure(
         # Another person's clip is a floor, which one encoder is enough to find.
         if packaged or args.model:
             jobs.append(trained(bench, path, wrong=True, device=device, packaged=packaged))
+        # Only what ships has been trained to read both clips and photos.
+        if packaged:
+            jobs += [trained(bench, path, wrong=False, device=device, packaged=True, photo=photo) for photo in PHOTOS]
     names = [job.run.name for job in jobs]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise SlotIDError(

@@ -9,18 +9,21 @@ import numpy as np
 from ..training.variants import VARIANTS
 from .bootstrap import Bootstrap, Estimate, Group
 from .metrics import Array, Metric
-from .results import NONE, PACKAGED, ROUND_TRIP, TRUTH, Run
+from .results import NONE, PACKAGED, PHOTOS, ROUND_TRIP, TRUTH, Run
 
 WRONG, FOLLOWED = "wrong", "followed"
 FULL = "full"
+# The packaged model with one frame of the clip.
+PACKAGED_PHOTOS = tuple(f"{PACKAGED}, {photo}" for photo in PHOTOS)
 # The order of every table: what can be reached, the model that ships and its floors, the comparison at equal training.
 _CLIPS = [name for name, variant in VARIANTS.items() if variant.reference == "clip"][::-1]
 _PHOTOS = [name for name, variant in VARIANTS.items() if variant.reference not in ("clip", "parameters")][::-1]
-ORDER = (TRUTH, ROUND_TRIP, PACKAGED, WRONG, FOLLOWED, NONE, "oracle", *_CLIPS, *_PHOTOS)
+ORDER = (TRUTH, ROUND_TRIP, PACKAGED, *PACKAGED_PHOTOS, WRONG, FOLLOWED, NONE, "oracle", *_CLIPS, *_PHOTOS)
 LABELS = {
     TRUTH: "real renders",
     ROUND_TRIP: "real renders through the VAE",
     PACKAGED: "the packaged model",
+    **{f"{PACKAGED}, {photo}": f"it, {VARIANTS[photo].says}" for photo in PHOTOS},
     NONE: "no identity",
     WRONG: "wrong reference",
     FOLLOWED: "the same, against the reference's person",

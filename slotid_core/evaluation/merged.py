@@ -6,7 +6,8 @@ and videos are sampled with the merged identity, with either part, and with a fu
 same noise and prompts. What is judged is the mark of each side, kind and hue, in the poses that show that side clearly.
 
 `as one clip` is the reference that has both parts' frames in it, every second one of each, read at once: what the same
-views give without merging. The encoder was trained on full sweeps alone.
+views give without merging. In training the encoder has read halves of sweeps and been merged (`training/parts.py`), but
+never clips like these, which stay on one side, nor of these people.
 """
 
 from __future__ import annotations

@@ -4,7 +4,8 @@
     truth.json      the renders themselves, judged
     round_trip.json the renders through the VAE: what the best video model could reach
     none.json       the video model without identity
-    packaged.json   the packaged model; packaged.wrong.json with another person's reference
+    packaged.json   the packaged model; packaged.wrong.json with another person's reference, packaged.first.json and
+                    packaged.frontal.json with one frame of it
     full.0.json     variant and training seed, for comparison at equal training; full.0.wrong.json likewise
     readability.json what a probe reads from the VAE's latents, and how near its pictures come
     strips/*.png    frames of a few videos of each run, for the contact sheets
@@ -28,6 +29,8 @@ FORMAT, VERSION = "slot-id-evaluation", 1
 # Far finer than any of the judges, and a third of the size.
 READ_DIGITS, TRUE_DIGITS = 3, 5
 TRUTH, ROUND_TRIP, NONE, PACKAGED = "truth", "round_trip", "none", "packaged"
+# Photos that the packaged model is given in place of the clip.
+PHOTOS = ("frontal", "first")
 STUDY, READABILITY = "study", "readability"
 
 
@@ -50,7 +53,7 @@ class Run:
 
     Attributes:
         name: the file's name without its ending.
-        variant: of the encoder, or "truth", "round_trip", "none", "packaged".
+        variant: of the encoder, or "truth", "round_trip", "none", "packaged", "packaged, frontal".
         wrong: whether each person was given the next person's clip.
         seed, steps: of the training; None where nothing was trained.
         columns: by name [videos] or [videos, n]: a number for every parameter, mark, word and "yaw" as the probe read

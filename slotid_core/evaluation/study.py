@@ -159,7 +159,12 @@ class Bench:
     def sampled(
         self, places: range, model: SlotID | None = None, variant: str = "full", *, wrong: bool = False
     ) -> Tensor:
-        """Videos of the video model, with the identities that the model reads from the references, or without."""
+        """Videos of the video model, with the identities that the model reads from the references, or without.
+
+        Args:
+            variant: of the encoder, which says what it is given of a reference.
+            wrong: give everybody the next person's.
+        """
         tokens = None
         if model is not None:
             # The next person's clip; the last person gets the first one's.
@@ -196,25 +201,29 @@ def baselines(bench: Bench) -> list[Job]:
     return [Job(Run(name, name, False, None, None, {}), lambda make=make: make) for name, make in makes.items()]
 
 
-def trained(bench: Bench, path: Path, *, wrong: bool, device: torch.device, packaged: bool = False) -> Job:
+def trained(
+    bench: Bench, path: Path, *, wrong: bool, device: torch.device, packaged: bool = False, photo: str = ""
+) -> Job:
     """One trained encoder, with the right references or with the next person's.
 
     Args:
         packaged: whether it is the model that ships, which stands apart from those trained alike for comparison.
+        photo: one of `PHOTOS`, the frame that the packaged model is given in place of the clip.
 
     Raises:
         SlotIDError: a file that is no trained encoder.
     """
     origin = read_origin(path)
-    variant = PACKAGED if packaged else origin.variant
-    name = (variant if packaged else f"{variant}.{origin.seed or 0}") + (".wrong" if wrong else "")
+    name = PACKAGED if packaged else f"{origin.variant}.{origin.seed or 0}"
+    name += ".wrong" if wrong else f".{photo}" if photo else ""
+    variant = origin.variant if not packaged else f"{PACKAGED}, {photo}" if photo else PACKAGED
     facts = {"sha256": origin.sha256, "trained_on": origin.trained_on}
 
     def make() -> Make:
         model = load_trained(path)
         model.check_backbone(*sizes_of(bench.transformer))
         model.to(device)
-        return lambda places: bench.sampled(places, model, origin.variant, wrong=wrong)
+        return lambda places: bench.sampled(places, model, photo or origin.variant, wrong=wrong)
 
     return Job(Run(name, variant, wrong, origin.seed, origin.steps, {}, facts), make)
 

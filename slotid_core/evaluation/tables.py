@@ -12,7 +12,7 @@ import numpy as np
 from ..demo.prompts import POSES
 from . import measures as m
 from .bootstrap import Bootstrap, Estimate
-from .conditions import FOLLOWED, FULL, NONE, WRONG, Condition
+from .conditions import FOLLOWED, FULL, NONE, PACKAGED_PHOTOS, WRONG, Condition
 from .probe import EMBEDDING_FILE, PROBE_FILE, described
 from .results import PACKAGED, ROUND_TRIP, TRUTH
 from .targets import HUES, KINDS, NUMERIC, VOCABULARIES
@@ -21,7 +21,7 @@ READABLE = 0.7
 # What a reader wants to tell apart at a glance.
 COMPARED = (TRUTH, PACKAGED, NONE, WRONG, "oracle", FULL, "softmax", "mean", "frontal", "first")
 # What the full encoder is not compared with.
-_NOT_COMPARED = (TRUTH, ROUND_TRIP, PACKAGED, FOLLOWED)
+_NOT_COMPARED = (TRUTH, ROUND_TRIP, PACKAGED, *PACKAGED_PHOTOS, FOLLOWED)
 
 
 def words(name: str) -> str:
@@ -127,9 +127,14 @@ class Tables:
         return table(["condition", *columns, "distance"], rows)
 
     def differences(self) -> str:
-        """The full encoder (or the packaged model alone) minus every other condition, on the same people and noise."""
-        key = next((key for key in (FULL, PACKAGED) if key in self.conditions), None)
-        if key is None:
+        """The full encoder minus what was trained like it, and the packaged model minus itself with photos or nothing.
+
+        All on the same people and noise.
+        """
+        pairs = [(FULL, key) for key in self.conditions if key not in (FULL, *_NOT_COMPARED)]
+        pairs += [(PACKAGED, key) for key in (*PACKAGED_PHOTOS, WRONG, NONE)]
+        pairs = [pair for pair in pairs if all(key in self.conditions for key in pair)]
+        if not pairs:
             return "No results of the full encoder yet."
         columns = {
             "likeness": m.similarity,
@@ -138,17 +143,15 @@ class Tables:
             "hidden mark, hue": m.mark_hue(hidden=True),
             "dynamic signature": m.signature,
         }
-        full = self.conditions[key]
         rows = []
-        for name, other in self.conditions.items():
-            if name in (key, *_NOT_COMPARED):
-                continue
-            pairs = [
-                ((measure(full), full.group, full.key), (measure(other), other.group, other.key))
+        for key, name in pairs:
+            one, other = self.conditions[key], self.conditions[name]
+            cells = [
+                self.bootstrap.difference((measure(one), one.group, one.key), (measure(other), other.group, other.key))
                 for measure in columns.values()
             ]
-            rows.append([other.label, *(cell(self.bootstrap.difference(*pair)) for pair in pairs)])
-        return table([f"{key} minus", *columns], rows)
+            rows.append([f"{key} minus {other.label}", *map(cell, cells)])
+        return table(["difference", *columns], rows)
 
     def csv(self) -> str:
         """All that was asked so far: condition, measure, value, low, high, rows."""

@@ -229,7 +229,7 @@ class IdentityTask:
             (reference[-2:] == (side, side), f"references of {reference[-2:]} latent cells, not {(side, side)}"),
             (text == self.transformer.config.text_dim, f"prompts of width {text}"),
             (self.reads in known, f"no {self.reads!r} for the references"),
-            (not self.config.loss.parts or reference[1] > 2 and self.reads == "clip", "references too short to cut"),
+            (not self.config.loss.parts or (reference[1] > 2 and self.reads == "clip"), "references too short to cut"),
             (not self.config.loss.attributes or "attributes" in known, "no 'attributes' of the references' people"),
         ]
         for fine, found in checks:

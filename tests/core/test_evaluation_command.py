@@ -91,10 +91,14 @@ def test_the_packaged_model_is_measured_and_what_is_there_is_kept(capsys, tmp_pa
     assert slotid(*args) == 0
     assert "packaged: done." in capsys.readouterr().out
     runs = {run.name: run for run in read_runs(results)}
-    assert set(runs) == {"truth", "round_trip", "none", "packaged", "packaged.wrong"}
+    assert set(runs) == {
+        "truth", "round_trip", "none", "packaged", "packaged.wrong", "packaged.first", "packaged.frontal",
+    }  # fmt: skip
     assert all(len(run.columns["similarity"]) == 10 for run in runs.values())
     # The right clip and another person's give different videos of the same prompts and noise.
-    assert not np.allclose(runs["packaged"].columns["features"], runs["packaged.wrong"].columns["features"])
+    # So do one frame of it and the whole.
+    for other in ("packaged.wrong", "packaged.first", "packaged.frontal"):
+        assert not np.allclose(runs["packaged"].columns["features"], runs[other].columns["features"]), other
     assert "2 people (seeds 2000050 to 2000051, held out" in page.read_text(encoding="utf-8")
     files = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     assert slotid(*args) == 0

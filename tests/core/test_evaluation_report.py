@@ -59,6 +59,7 @@ def results(tmp_path):
         ("full.1", "full", False, 1, 0.9),
         ("packaged", "packaged", False, 0, 0.95),
         ("packaged.wrong", "packaged", True, 0, 0.9),
+        ("packaged.first", "packaged, first", False, 0, 0.5),
         ("first.0", "first", False, 0, 0.6),
     ):
         shown = {key: np.roll(values, -5) if wrong else values for key, values in rows.items()}
@@ -77,7 +78,9 @@ def test_tables_say_what_is_in_the_results(results):
     rows, runs = read_study(results)[1], read_runs(results)
     conditions = conditions_of(rows, runs)
     # What was not run has no row, and what ships is not pooled with what was trained for comparison.
-    assert list(conditions) == ["truth", "packaged", "wrong", "followed", "none", "full", "first"]
+    assert list(conditions) == [
+        "truth", "packaged", "packaged, first", "wrong", "followed", "none", "full", "first",
+    ]  # fmt: skip
     assert len(conditions["full"].group.person) == 2 * 5 * PEOPLE and set(conditions["full"].group.seed) == {0, 1}
     tables = Tables(conditions, Bootstrap(rows["person"], 100))
     summary = tables.summary()
@@ -94,7 +97,10 @@ def test_tables_say_what_is_in_the_results(results):
     assert tables._known["followed", "likeness (cosine)"].value > 0.8
     differences = tables.differences()
     assert "real renders" not in differences and "full: Sinkhorn" not in differences
-    assert "first frame | 0.3" in differences
+    likeness = {row.split(" | ")[0]: float(row.split(" | ")[1].split(" ")[0]) for row in differences.splitlines()[2:]}
+    assert likeness["| full minus photo: the clip's first frame"] == pytest.approx(0.3, abs=0.05)
+    assert likeness["| packaged minus it, photo: the clip's first frame"] == pytest.approx(0.45, abs=0.05)
+    assert "| packaged minus wrong reference |" in differences and "packaged minus photo" not in differences
     tables.faithfulness()
     assert tables._known["truth", "distance"].value == pytest.approx(0, abs=1e-6)
     assert tables._known["none", "distance"].value > 10

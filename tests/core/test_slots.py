@@ -82,7 +82,7 @@ def test_every_parameter_learns(encoder):
 
 
 def softmax_over_frames(reader, tokens, log_b):
-    """What an untrained reader holds: all tokens of all frames read frame by frame, each frame as much as it matches."""
+    """What an untrained reader holds: each frame as much as it matches, all of them at once."""
     keys, values = reader.router.keys_values(tokens)
     start = reader.initial.expand(len(tokens), -1, -1)
     reads = [reader.router(start, keys[:, t], values[:, t], log_b[:, t]) for t in range(tokens.shape[1])]
