@@ -25,15 +25,18 @@ from ..demo.renderer import PER_FRAME
 from ..demo.seeds import stream
 from ..demo.store import load_vae
 from ..demo.wan_vae import WanVAE
+from ..errors import SlotIDError
 from ..sheets import rows_sheet, save_image
+from ..training.data import PairStore
 from .metrics import circular_r_squared, hue_hit, plain, r_squared
 from .renders import cached
 from .results import READABILITY
 from .sampling import decode_clips, encode_clips
 from .targets import BOB_VISIBLE, HUES, KINDS, NUMERIC, Targets, standardised, targets_of
 
-PEOPLE, HELD_OUT, PART = 3072, 256, 128
-STEPS, BATCH = 1000, 48
+# As many as the models are trained on: of 3,072 people the probe learned half of the parameters by heart, not to read.
+PEOPLE, HELD_OUT, PART = 20480, 256, 128
+STEPS, BATCH = 7000, 48
 RATE = 2e-3
 # About what a sampled latent is off by; also keeps the probe from learning people by heart.
 NOISE = 0.1
@@ -62,13 +65,16 @@ class LatentProbe(nn.Module):
         return parts[0], parts[1].unflatten(-1, (len(HUES), 2)), parts[2].unflatten(-1, (len(KINDS), len(MARKS)))
 
 
-def write_readability(vae_file: Path, results: Path, pictures: Path, work: Path) -> Path:
+def write_readability(vae_file: Path, results: Path, pictures: Path, work: Path, store: Path | None = None) -> Path:
     """Measure the VAE and write readability.json beside the results, and its pictures; returns the file.
 
     Args:
-        work: see `readability`.
+        work, store: see `readability`.
+
+    Raises:
+        SlotIDError: a store that was not made of the demo world with this VAE.
     """
-    found = readability(vae_file, work, STEPS, PEOPLE)
+    found, count = readability(vae_file, work, STEPS, PEOPLE, store)
     vae = load_vae(vae_file)
     made = {size: fidelity(vae, size) for size in SIZES}
     pictures.mkdir(parents=True, exist_ok=True)
@@ -76,7 +82,7 @@ def write_readability(vae_file: Path, results: Path, pictures: Path, work: Path)
     for size, one in made.items():
         save_image(pictures / names[size], one.picture)
     data = {
-        "says": f"A probe trained on the latents of {PEOPLE} training people's reference clips ({STEPS} steps of "
+        "says": f"A probe trained on the latents of {count} training people's reference clips ({STEPS} steps of "
         f"{BATCH}), asked about {HELD_OUT} held-out people; PSNR on {PSNR_PEOPLE} held-out people.",
         "vae": file_sha256(vae_file),
         "latents": {name: round(value, 4) for name, value in found.items()},
@@ -89,14 +95,18 @@ def write_readability(vae_file: Path, results: Path, pictures: Path, work: Path)
     return path
 
 
-def readability(vae_file: Path, work: Path, steps: int, people_known: int) -> dict[str, float]:
-    """R^2 of each parameter (circular for hues), accuracy of the marks' kinds and hues, on held-out people.
+def readability(
+    vae_file: Path, work: Path, steps: int, people_known: int, store: Path | None = None
+) -> tuple[dict[str, float], int]:
+    """R^2 of each parameter (circular for hues), accuracy of the marks' kinds and hues, on held-out people; and of how
+    many people the probe learned.
 
     Args:
         vae_file: a VAE in Wan's layout.
         work: folder for latents and the probe's checkpoint, by the VAE's hash; an interrupted run goes on.
         steps: of the latent probe's training.
         people_known: training people it learns from, a multiple of 128.
+        store: a pair store of the demo world made with this VAE, whose people it learns from in their place.
     """
     vae = load_vae(vae_file)
     folder = work / file_sha256(vae_file)[:12]
@@ -104,13 +114,30 @@ def readability(vae_file: Path, work: Path, steps: int, people_known: int) -> di
     def latents(start: int, count: int) -> dict[str, Tensor]:
         return {"latents": _latents(vae, list(TRAIN[start : start + count]))}
 
-    known = cached("reference latents", latents, people_known, folder, PART)["latents"]
+    if store is None:
+        known, seeds = cached("reference latents", latents, people_known, folder, PART)["latents"], TRAIN[:people_known]
+    else:
+        known, seeds = _stored(store, vae_file)
     asked_seeds = list(TEST[-HELD_OUT:])
     asked = _latents(vae, asked_seeds).float()
-    net = _trained(known, folder, steps)
+    net = _trained(known, list(seeds), folder / f"probe_{len(known)}_{steps}", steps)
     with torch.no_grad():
         numeric, hues, kinds = (torch.cat(part) for part in zip(*(net(x) for x in asked.split(BATCH)), strict=True))
-    return _scores(numeric, hues, kinds, asked_seeds)
+    return _scores(numeric, hues, kinds, asked_seeds), len(known)
+
+
+def _stored(store: Path, vae_file: Path) -> tuple[Tensor, list[int]]:
+    """References' latents of a pair store, and whose they are."""
+    made = json.loads((store / "store.json").read_text()).get("settings", {}) if store.is_dir() else {}
+    if (made.get("source"), made.get("vae")) != ("demo world", file_sha256(vae_file)):
+        raise SlotIDError(
+            f"{str(store)!r} is no store of the demo world made with {vae_file.name}",
+            "the store that the models were trained on",
+            "name the folder that slotid train cache filled with this VAE, or leave --store out.",
+        )
+    references = PairStore(store).references
+    latents = torch.cat([part["latents"] for part in references.parts])
+    return latents, [int(entry.person) for entry in references.entries]
 
 
 def _latents(vae: WanVAE, seeds: list[int]) -> Tensor:
@@ -119,8 +146,8 @@ def _latents(vae: WanVAE, seeds: list[int]) -> Tensor:
     return torch.cat(list(parts))
 
 
-def _trained(known: Tensor, folder: Path, steps: int) -> LatentProbe:
-    truths = _truths(list(TRAIN[: len(known)]))
+def _trained(known: Tensor, seeds: list[int], folder: Path, steps: int) -> LatentProbe:
+    truths = _truths(seeds)
     torch.manual_seed(0)
     net = LatentProbe()
 

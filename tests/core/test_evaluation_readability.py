@@ -8,10 +8,12 @@ import torch
 
 from slotid_core import checkpoint
 from slotid_core.demo.clips import reference_clips
-from slotid_core.demo.people import MARKS, PARAMETERS, TEST, people
+from slotid_core.demo.people import MARKS, PARAMETERS, TEST, TRAIN, people
 from slotid_core.demo.wan_vae import WanVAE
+from slotid_core.errors import SlotIDError
 from slotid_core.evaluation import readability as r
 from slotid_core.evaluation.targets import HUES, KINDS, NUMERIC, standardised
+from slotid_core.training.data import Entry, StoreWriter
 
 
 def perfect(seeds):
@@ -66,3 +68,28 @@ def test_the_gate_is_measured_resumed_and_written(tmp_path, monkeypatch):
 
     monkeypatch.setattr(r, "reference_clips", held_out_only)
     assert r.write_readability(vae, tmp_path / "results", tmp_path / "images", tmp_path / "work").read_bytes() == before
+
+
+def test_the_training_store_serves_in_place_of_new_clips(tmp_path, monkeypatch):
+    monkeypatch.setattr(r, "HELD_OUT", 8)
+    vae, store = tmp_path / "vae.safetensors", tmp_path / "store"
+    torch.manual_seed(0)
+    checkpoint.write(vae, WanVAE(8).state_dict(), {})
+    with pytest.raises(SlotIDError, match="no store of the demo world"):
+        r.readability(vae, tmp_path / "work", 2, 0, store)
+    writer = StoreWriter(store, {"source": "demo world", "vae": checkpoint.file_sha256(vae)}, 4)
+    seeds = [TRAIN[5], TRAIN[2]]
+    latents = torch.randn(2, 16, 9, 8, 8, generator=torch.Generator().manual_seed(0)).half()
+    writer.add("reference", [Entry(str(seed), "reference 0", 33, "demo world") for seed in seeds], {"latents": latents})
+    writer.add(
+        "target", [Entry(str(seed), "target 0", 17, "demo world") for seed in seeds],
+        {"latents": latents, "text": torch.zeros(2, dtype=torch.long)},
+    )  # fmt: skip
+    writer.number_texts([], lambda text: torch.zeros(1, 8))
+    known, whose = r._stored(store, vae)
+    assert torch.equal(known, latents) and whose == seeds
+    scores, count = r.readability(vae, tmp_path / "work", 2, 0, store)
+    assert count == 2 and len(scores) == 28
+    checkpoint.write(vae, WanVAE(8).state_dict(), {"other": "file"})
+    with pytest.raises(SlotIDError, match="no store of the demo world"):
+        r.readability(vae, tmp_path / "work", 2, 0, store)
