@@ -36,7 +36,7 @@ from .targets import BOB_VISIBLE, HUES, KINDS, NUMERIC, Targets, standardised, t
 
 # As many as the models are trained on: of 3,072 people the probe learned half of the parameters by heart, not to read.
 PEOPLE, HELD_OUT, PART = 20480, 256, 128
-STEPS, BATCH = 7000, 48
+STEPS, BATCH = 2500, 48
 RATE = 2e-3
 # About what a sampled latent is off by; also keeps the probe from learning people by heart.
 NOISE = 0.1
