@@ -3,8 +3,10 @@
 import json
 
 import pytest
+import torch
 
 from slotid_core.identity import Identity
+from slotid_core.merging import merge_identities
 
 from .comfyui import NodeFailedError
 from .graphs import ENCODE, FACE, LOAD, MODEL, VAE, demo
@@ -38,7 +40,9 @@ def test_two_clips_merge_into_one_file(server):
     assert "Merged from 2 clips of one person:" in shown(result, "merge")
     assert "Saved" in shown(result, "save")
     identity = saved(server, "merged")
-    assert [part["weight"] for part in identity.coverage["parts"]] == [0.5, 0.5]
+    expected = merge_identities([saved(server, "one"), saved(server, "two")])
+    assert torch.allclose(identity.tokens, expected.tokens, atol=1e-6)
+    assert identity.coverage["parts"] == expected.coverage["parts"]
     assert identity.consent == "both agreed"
     text = {"class_type": "PreviewAny", "inputs": {"source": ["again", 2]}}
     loaded = server.run({"again": load("merged"), "text": text})
