@@ -234,8 +234,9 @@ def test_routing_sheet_is_drawn_from_the_plan():
     plan = torch.zeros(1, 3, 5, 4)
     plan[:, :, 0, :2] = 0.25  # the first slot takes the upper half, the dustbin the lower
     plan[:, :, -1, 2:] = 0.25
-    picture = routing_sheet(faces, RoutingTrace(plan, torch.full((1, 3), 0.5), (2, 2)), title="words")
-    other = RoutingTrace(plan.flip(-1), torch.full((1, 3), 0.5), (2, 2))
+    error, evidence = torch.full((1, 3), 0.5), torch.zeros(1, 4)
+    picture = routing_sheet(faces, RoutingTrace(plan, error, (2, 2), evidence), title="words")
+    other = RoutingTrace(plan.flip(-1), error, (2, 2), evidence)
     assert picture.dtype == np.uint8 and picture.shape[-1] == 3
     assert (picture != routing_sheet(faces, other, title="words")).mean() > 0.05
 
@@ -246,7 +247,7 @@ def plan():
     plan = torch.zeros(1, 3, 4, 4)
     plan[:, :, 0, 0] = plan[:, :, 1, 1] = 0.3
     plan[:, :, -1, 2:] = 0.2
-    return RoutingTrace(plan, torch.tensor([[0.1, 0.2, 0.6]]), (2, 2))
+    return RoutingTrace(plan, torch.tensor([[0.1, 0.2, 0.6]]), (2, 2), torch.zeros(1, 3))
 
 
 def test_usage_is_the_plans_own_mass(plan):
