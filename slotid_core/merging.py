@@ -59,7 +59,9 @@ def merge_identities(identities: Sequence[Identity], *, weights: Sequence[float]
     _check(identities)
     shares = torch.tensor(_shares([1.0] * len(identities) if weights is None else list(weights), len(identities)))
     aligned = [_aligned(identities[0], one) for one in identities]
-    evidence = torch.stack([_evidence(one) for one in aligned])
+    # Where one does not tell (a blend), nobody's can be held against it: all slots of all clips count the same.
+    known = all(one.evidence is not None for one in aligned)
+    evidence = torch.stack([_evidence(one) if known else torch.ones(_slots(one)).double() for one in aligned])
     # [members, S]: of each slot, how much each clip counts.
     counts = shares[:, None] * evidence
     counts = counts / counts.sum(0)
@@ -73,7 +75,8 @@ def merge_identities(identities: Sequence[Identity], *, weights: Sequence[float]
     maps = [one.routing for one in aligned]
     if all(rows is not None and rows.shape == maps[0].shape for rows in maps):
         merged = replace(merged, routing=torch.einsum("ms,mshw->shw", counts.float(), torch.stack(maps)))
-    return replace(merged, evidence=(shares[:, None] * len(shares) * evidence).sum(0).float())
+    found = (shares[:, None] * len(shares) * evidence).sum(0).float()
+    return replace(merged, evidence=found if known else None)
 
 
 def blend_identities(first: Identity, second: Identity, *, share: float = 0.5) -> Identity:
@@ -153,9 +156,7 @@ def _centred(identity: Identity) -> Tensor:
 
 
 def _evidence(identity: Identity) -> Tensor:
-    """[S] float64; all the same where it is not known, and never nothing, so that some clip always counts."""
-    if identity.evidence is None:
-        return torch.ones(_slots(identity), dtype=torch.float64)
+    """[S] float64, never nothing, so that some clip always counts."""
     return identity.evidence.double().clamp(min=1e-12)
 
 

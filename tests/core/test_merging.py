@@ -113,6 +113,15 @@ def test_weights_of_clips_count_beside_the_evidence():
     assert torch.allclose(last.tokens, other.tokens, atol=1e-6)
 
 
+def test_one_that_does_not_tell_what_it_found_counts_as_much_as_the_others():
+    """A blend keeps no evidence; beside a clip's, which may be thousands, it must not vanish."""
+    clip = replace(identity(), evidence=torch.full((SLOTS,), 5000.0))
+    blend = shuffled(identity(), range(SLOTS), noise=0.4)
+    merged = merge_identities([clip, blend])
+    assert torch.allclose(merged.tokens, (clip.tokens + blend.tokens) / 2, atol=1e-5)
+    assert merged.evidence is None
+
+
 def test_three_clips_merge_in_one_go():
     three = [replace(identity(seed), evidence=torch.full((SLOTS,), 1.0 + seed)) for seed in range(3)]
     merged = merge_identities(three)
