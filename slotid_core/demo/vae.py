@@ -1,6 +1,7 @@
 """The task that makes the demo VAE: Wan 2.1's layout, encoder begun in closed form, trained on clips as they are drawn.
 
-A row is a stretch of a target clip or, every other row, of a reference clip, of a person drawn for that row.
+A row is a stretch of a target clip or, every other row, of a reference clip with its occluded and blurred frames, of a
+person drawn for that row.
 """
 
 from __future__ import annotations
@@ -23,7 +24,6 @@ from .clips import (
     REFERENCE_FRAMES,
     TARGET_FRAMES,
     reference_clips,
-    reference_tracks,
     target_clips,
     target_prompt,
     target_tracks,
@@ -90,6 +90,8 @@ class VAETask:
         section = config.vae
         if section.start:
             self.module = load_vae(packaged(section.start, "vae"))
+            for part in ("encoder", "decoder") if section.encoder else ("decoder",):
+                self.module.wake(part)
         else:
             self.module = new_vae(section.width, config.run.seed)
         trained = ("encoder.", "conv1.weight", "decoder.") if section.encoder else ("decoder.",)
@@ -114,12 +116,14 @@ class VAETask:
             generator = stream("vae", run.seed, step, row)
             person = integer(generator, TRAIN.start, TRAIN.stop - 1)
             if (step + row) % 2:
-                who, tracks = reference_tracks([person], step)
+                # All of it, since occluded and blurred frames have their place in the whole clip.
                 start = integer(generator, 0, REFERENCE_FRAMES - section.frames)
+                frames = reference_clips([person], step, size=section.size).frames
+                clips.append(frames[0, start : start + section.frames])
             else:
                 who, tracks = target_tracks([person], step, [target_prompt(person, step)])
                 start = integer(generator, 0, TARGET_FRAMES - section.frames)
-            clips.append(render(who, tracks.window(start, section.frames), section.size)[0])
+                clips.append(render(who, tracks.window(start, section.frames), section.size)[0])
             shape = (LATENT_CHANNELS, (section.frames + 3) // 4, section.size // 8, section.size // 8)
             noise.append(torch.randn(shape, generator=generator))
         return {"frames": torch.stack(clips), "noise": torch.stack(noise)}

@@ -5,8 +5,9 @@ goes through in one piece, which is faster and gives the same numbers, because e
 with zeros before the first frame. The file that `state_dict` gives loads in ComfyUI and in diffusers.
 
 To train in minutes on a CPU, `WanVAE(light=True)` leaves out the branches that cost most: those of the encoder at full
-size and some at half size, some of the decoder's there, and the look across time where frames are large. What is left
-out starts and stays at zero, so the weights mean the same in the whole layout, and a longer training may switch it on.
+size and some at half size, the last of the decoder's there, and the look across time where frames are large. What is
+left out starts and stays at zero, so the weights mean the same in the whole layout, and a longer training may switch it
+on.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ _MULTIPLIERS = (1, 2, 4, 4)
 _TIME_DOWN = (False, True, True)
 # What `light` skips, and where it still looks across time (16 pixels a side and fewer), as indices of the layers.
 _ENCODER_SKIPS, _ENCODER_TIMED = (0, 1, 3, 6), (7, 9, 10)
-_DECODER_SKIPS, _DECODER_TIMED = (6, 9, 10, 14), (0, 1, 2, 4, 5)
+_DECODER_SKIPS, _DECODER_TIMED = (10, 14), (0, 1, 2, 4, 5, 6)
 
 
 class CausalConv3d(nn.Conv3d):
@@ -184,6 +185,16 @@ class WanVAE(nn.Module):
     def decode(self, latents: Tensor) -> Tensor:
         """Videos, not clamped."""
         return self.decoder(self.conv2(latents))
+
+    def wake(self, part: str) -> None:
+        """Let what `light` does not leave out take part again in `part` ("encoder" or "decoder"), so that it can train
+        where a file has left it silent."""
+        light = WanVAE(self.encoder.conv1.out_channels, light=True)
+        for mine, its in zip(getattr(self, part).modules(), getattr(light, part).modules(), strict=True):
+            if isinstance(mine, ResidualBlock):
+                mine.skipped = mine.skipped and its.skipped
+            if isinstance(mine, CausalConv3d):
+                mine.spatial = mine.spatial and its.spatial
 
     @torch.no_grad()
     def _start(self) -> None:

@@ -8,12 +8,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from slotid_core.checkpoint import read_header
+from slotid_core.checkpoint import read_header, write
 from slotid_core.demo import backbone, files, weights
-from slotid_core.demo.clips import target_clips
+from slotid_core.demo.clips import reference_clips, target_clips
 from slotid_core.demo.files import demo_files
 from slotid_core.demo.fitting import Plan, fit, orthogonal
 from slotid_core.demo.people import TRAIN
+from slotid_core.demo.seeds import integer
 from slotid_core.demo.vae import normalise, round_trip, to_video
 from slotid_core.demo.vae_start import start_encoder
 from slotid_core.demo.wan_vae import ResidualBlock, WanVAE
@@ -209,6 +210,43 @@ def test_the_vae_learns_and_freezes_what_it_is_told(tmp_path):
     whole = make_task(load_experiment("demo_vae", [*changes, "vae.encoder=true"]))
     whole.loss(batch)[0].backward()
     assert whole.module.encoder.conv1.weight.grad.any() and whole.module.conv1.weight.grad.any()
+
+
+def test_the_vae_sees_what_spoils_references():
+    pytest.importorskip("accelerate")
+    from slotid_core.training.flow import stream
+    from slotid_core.training.tasks import load_experiment, make_task
+
+    task, spoiled = make_task(load_experiment("demo_vae")), 0
+    for step in range(1, 7, 2):
+        # Row 0 of an odd step is a stretch of a reference: some reference must hold it, as it is in clips.
+        stretch = task.batch(step, range(1))["frames"][0]
+        generator = stream("vae", 0, step, 0)
+        person, start = integer(generator, TRAIN.start, TRAIN.stop - 1), integer(generator, 0, 33 - len(stretch))
+        clip = reference_clips([person], step)
+        torch.testing.assert_close(stretch, clip.frames[0, start : start + len(stretch)])
+        spoiled += int(clip.spoiled[0, start : start + len(stretch)].sum())
+    assert spoiled
+
+
+def test_training_on_wakes_what_a_file_left_silent(tmp_path):
+    pytest.importorskip("accelerate")
+    from slotid_core.demo.store import load_vae
+    from slotid_core.training.tasks import load_experiment, make_task
+
+    path = tmp_path / "vae.safetensors"
+    write(path, WanVAE(16, light=True).state_dict(), {})
+    assert load_vae(path).decoder.upsamples[6].skipped
+    changes = [f"vae.start={path}", "vae.encoder=false", "vae.frames=5", "run.precision=no"]
+    task = make_task(load_experiment("demo_vae", changes))
+    video = task.batch(0, range(1))
+    task.loss(video)[0].backward()
+    decoder, encoder = task.module.decoder, task.module.encoder
+    assert decoder.upsamples[6].residual[-1].weight.grad[:, :, 0].any()
+    assert decoder.upsamples[14].skipped and encoder.downsamples[7].skipped
+    # Woken, it still gives what the file gives, until it is trained.
+    frames = to_video(video["frames"])
+    torch.testing.assert_close(round_trip(task.module, frames), round_trip(load_vae(path), frames))
 
 
 def test_the_sheets_of_the_demo_tasks(tmp_path):
