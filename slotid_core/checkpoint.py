@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
@@ -43,6 +44,25 @@ def file_sha256(path: str | os.PathLike) -> str:
     with open(path, "rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)
+    return digest.hexdigest()
+
+
+def tensors_sha256(path: str | os.PathLike, leave_out: tuple[str, ...] = ()) -> str:
+    """SHA-256 of a safetensors file's tensors with their names, dtypes and shapes, whatever else the file says.
+
+    Args:
+        leave_out: beginnings of names that do not count.
+
+    Raises:
+        SlotIDError: see `read_header`.
+    """
+    digest = hashlib.sha256()
+    names = sorted(name for name in read_header(path).tensors if not name.startswith(leave_out))
+    with safetensors.safe_open(path, framework="pt") as file:
+        for name in names:
+            tensor = file.get_tensor(name)
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
+            digest.update(tensor.flatten().view(torch.uint8).numpy())
     return digest.hexdigest()
 
 

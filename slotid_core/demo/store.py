@@ -16,9 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..checkpoint import file_sha256
 from ..latents import denormalise_wan21, normalise_wan21
-from ..training.data import EMPTY, Entry, StoreWriter
+from ..training.data import EMPTY, Entry, StoreWriter, encoder_sha256
 from .clips import DemoClips, reference_clips, target_clips
 from .geometry import rotation
 from .people import MARKS, PARAMETERS, TRAIN, People
@@ -54,7 +53,7 @@ def fill_demo_store(folder: Path, vae_file: Path, people: int, size: int, target
     """
     from tqdm import tqdm
 
-    settings = {"source": "demo world", "size": size, "vae": file_sha256(vae_file)}
+    settings = {"source": "demo world", "size": size, "vae": encoder_sha256(vae_file)}
     writer = StoreWriter(folder, settings, TOKENS)
     done = {role: writer.done(role) for role in ("reference", "target")}
     jobs = [("reference", take) for take in range(references)] + [("target", take) for take in range(targets)]

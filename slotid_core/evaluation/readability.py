@@ -18,35 +18,39 @@ from torch import Tensor, nn
 
 from ..atomic import write_atomic
 from ..checkpoint import file_sha256
-from ..demo.clips import reference_clips, target_clips
+from ..demo.clips import REFERENCE_FRAMES, reference_clips, reference_tracks, target_clips
 from ..demo.fitting import Plan, fit
 from ..demo.people import MARKS, TEST, TRAIN, people
+from ..demo.prompts import Prompt
 from ..demo.renderer import PER_FRAME
 from ..demo.seeds import stream
 from ..demo.store import load_vae
 from ..demo.wan_vae import WanVAE
 from ..errors import SlotIDError
 from ..sheets import rows_sheet, save_image
-from ..training.data import PairStore
+from ..training.data import PairStore, encoder_sha256
+from .blinks import blink_rates
 from .metrics import circular_r_squared, hue_hit, plain, r_squared
-from .renders import cached
+from .renders import cached, per_frame, words_of
 from .results import READABILITY
 from .sampling import decode_clips, encode_clips
-from .targets import BOB_VISIBLE, HUES, KINDS, NUMERIC, Targets, standardised, targets_of
+from .targets import BOB_VISIBLE, HUES, KINDS, NUMERIC, TRACK_SCALES, Targets, standardised, targets_of
 
 # As many as the models are trained on: of 3,072 people the probe learned half of the parameters by heart, not to read.
 PEOPLE, HELD_OUT, PART = 20480, 256, 128
-STEPS, BATCH = 2500, 48
+STEPS, BATCH = 8000, 48
 RATE = 2e-3
-# About what a sampled latent is off by; also keeps the probe from learning people by heart.
-NOISE = 0.1
+# Keeps the probe from learning people by heart; more would hide what shows faintly.
+NOISE = 0.02
 SIZES = (64, 128)
 PSNR_PEOPLE = 16
 WORST = 6
+TIME = 4  # frames that a latent frame stands for, but the first
 
 
 class LatentProbe(nn.Module):
-    """Reference latents [B, 16, 9, 8, 8] to numeric parameters [B, 24], hues [B, 4, 2] and kinds of marks [B, 2, 3]."""
+    """Reference latents [B, 16, 9, 8, 8] to numeric parameters [B, 24], hues [B, 4, 2], kinds of marks [B, 2, 3] and
+    the tracks [B, 33, 10] of the frames, which the parameters of movement are read from."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -55,14 +59,24 @@ class LatentProbe(nn.Module):
             nn.Conv2d(96, 32, 1), nn.SiLU(), nn.Flatten(), nn.Linear(32 * 64, 128), nn.SiLU(),
         )  # fmt: skip
         self.time = nn.Sequential(nn.Conv1d(128, 64, 3, padding=1), nn.SiLU(), nn.Flatten(), nn.Linear(64 * 9, 128))
-        self.body = nn.Sequential(nn.SiLU(), nn.Linear(128 * 3, 256), nn.SiLU())
+        self.tracks = nn.Sequential(
+            nn.Conv1d(128, 128, 3, padding=1), nn.SiLU(), nn.Conv1d(128, TIME * len(TRACK_SCALES), 1)
+        )  # fmt: skip
+        self.body = nn.Sequential(
+            nn.SiLU(), nn.Linear(128 * 3 + REFERENCE_FRAMES * len(TRACK_SCALES), 256), nn.SiLU()
+        )  # fmt: skip
         self.out = nn.Linear(256, len(NUMERIC) + 2 * len(HUES) + len(MARKS) * len(KINDS))
 
-    def forward(self, latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, latents: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         frames = self.frame(latents.transpose(1, 2).flatten(0, 1)).unflatten(0, latents.shape[:3:2])
-        features = torch.cat([frames.mean(1), frames.amax(1), self.time(frames.transpose(1, 2))], dim=-1)
+        # A latent frame stands for four frames, the first for one.
+        tracks = self.tracks(frames.transpose(1, 2)).transpose(1, 2).unflatten(-1, (TIME, -1)).flatten(1, 2)
+        tracks = tracks[:, TIME - 1 :]
+        pooled = [frames.mean(1), frames.amax(1), self.time(frames.transpose(1, 2))]
+        features = torch.cat([*pooled, tracks.flatten(1)], dim=-1)
         parts = self.out(self.body(features)).split([len(NUMERIC), 2 * len(HUES), len(MARKS) * len(KINDS)], dim=-1)
-        return parts[0], parts[1].unflatten(-1, (len(HUES), 2)), parts[2].unflatten(-1, (len(KINDS), len(MARKS)))
+        hues, kinds = parts[1].unflatten(-1, (len(HUES), 2)), parts[2].unflatten(-1, (len(KINDS), len(MARKS)))
+        return parts[0], hues, kinds, tracks
 
 
 def write_readability(vae_file: Path, results: Path, pictures: Path, work: Path, store: Path | None = None) -> Path:
@@ -103,13 +117,13 @@ def readability(
 
     Args:
         vae_file: a VAE in Wan's layout.
-        work: folder for latents and the probe's checkpoint, by the VAE's hash; an interrupted run goes on.
+        work: folder for latents and the probe's checkpoint, by the encoder's hash; an interrupted run goes on.
         steps: of the latent probe's training.
         people_known: training people it learns from, a multiple of 128.
         store: a pair store of the demo world made with this VAE, whose people it learns from in their place.
     """
     vae = load_vae(vae_file)
-    folder = work / file_sha256(vae_file)[:12]
+    folder = work / encoder_sha256(vae_file)[:12]
 
     def latents(start: int, count: int) -> dict[str, Tensor]:
         return {"latents": _latents(vae, list(TRAIN[start : start + count]))}
@@ -122,14 +136,14 @@ def readability(
     asked = _latents(vae, asked_seeds).float()
     net = _trained(known, list(seeds), folder / f"probe_{len(known)}_{steps}", steps)
     with torch.no_grad():
-        numeric, hues, kinds = (torch.cat(part) for part in zip(*(net(x) for x in asked.split(BATCH)), strict=True))
-    return _scores(numeric, hues, kinds, asked_seeds), len(known)
+        said = [torch.cat(part) for part in zip(*(net(x) for x in asked.split(BATCH)), strict=True)]
+    return _scores(*said, asked_seeds), len(known)
 
 
 def _stored(store: Path, vae_file: Path) -> tuple[Tensor, list[int]]:
     """References' latents of a pair store, and whose they are."""
     made = json.loads((store / "store.json").read_text()).get("settings", {}) if store.is_dir() else {}
-    if (made.get("source"), made.get("vae")) != ("demo world", file_sha256(vae_file)):
+    if (made.get("source"), made.get("vae")) != ("demo world", encoder_sha256(vae_file)):
         raise SlotIDError(
             f"{str(store)!r} is no store of the demo world made with {vae_file.name}",
             "the store that the models were trained on",
@@ -157,28 +171,32 @@ def _trained(known: Tensor, seeds: list[int], folder: Path, steps: int) -> Laten
         latents = known[rows].float()
         latents = latents + NOISE * torch.randn(latents.shape, generator=generator)
         with torch.autocast("cpu", torch.bfloat16):
-            numeric, hues, kinds = (part.float() for part in net(latents))
+            numeric, hues, kinds, tracks = (part.float() for part in net(latents))
         truth = truths[rows]
-        numbers = (numeric - truth.numeric).square().mean(0).sum()
+        numbers = ((numeric - truth.numeric).square() * truth.shown).mean(0).sum()
         angles = ((hues - truth.hues).square().sum(-1) * truth.coloured).sum() / truth.coloured.sum() * len(HUES)
-        return numbers + angles + len(KINDS) * F.cross_entropy(kinds.flatten(0, 1), truth.kinds.flatten())
+        marks = len(KINDS) * F.cross_entropy(kinds.flatten(0, 1), truth.kinds.flatten())
+        return numbers + angles + marks + (tracks - truth.tracks).square().mean((0, 1)).sum()
 
     plan = Plan(steps=steps, matrix_rate=0.02, other_rate=RATE, warmup=20, decay=steps // 2, average=0.98)
-    named = dict(net.named_parameters())
-    net.load_state_dict(fit("latent probe", named, loss, plan, folder, matrices=lambda name: name != "out.weight"))
+    named, last = dict(net.named_parameters()), ("out.weight", "tracks.2.weight")
+    net.load_state_dict(fit("latent probe", named, loss, plan, folder, matrices=lambda name: name not in last))
     return net.eval().requires_grad_(False)
 
 
 def _truths(seeds: list[int]) -> Targets:
-    """The people's parameters; a reference clip shows them all, and has no prompt."""
-    who = people(seeds)
-    nothing = torch.zeros(len(seeds), 1, len(PER_FRAME))
-    return targets_of(who, nothing, torch.zeros(len(seeds), 3, dtype=torch.long))
+    """What the people's references show. They have no prompt, but all of them smile."""
+    who, tracks = reference_tracks(seeds)
+    words = words_of([Prompt("front", "smile", "blue")] * len(seeds))
+    return targets_of(who, per_frame(tracks), words)
 
 
-def _scores(numeric: Tensor, hues: Tensor, kinds: Tensor, seeds: list[int]) -> dict[str, float]:
+def _scores(numeric: Tensor, hues: Tensor, kinds: Tensor, tracks: Tensor, seeds: list[int]) -> dict[str, float]:
     who = people(seeds)
     found = {}
+    # Measured from the blinks it saw, as the probe of pixels does.
+    blinks = tracks[..., PER_FRAME.index("blink")] * TRACK_SCALES["blink"]
+    numeric[:, NUMERIC.index("blink_rate")] = standardised("blink_rate", blink_rates(blinks))
     bobs = who["bob_amplitude"] > BOB_VISIBLE
     for place, name in enumerate(NUMERIC):
         rows = bobs if name == "bob_frequency" else torch.ones_like(bobs)
@@ -198,30 +216,37 @@ def _scores(numeric: Tensor, hues: Tensor, kinds: Tensor, seeds: list[int]) -> d
 
 @dataclass(frozen=True)
 class Fidelity:
-    """How near the VAE's pictures come. `psnr` in dB by kind of clip, of the whole and of the worst frame."""
+    """How near the VAE's pictures come. `psnr` in dB by kind of clip, of the whole and of the worst frame; a clear
+    frame shares its latent frame with nothing occluded or blurred."""
 
     psnr: dict[str, float]
     picture: np.ndarray
 
 
 def fidelity(vae: WanVAE, size: int) -> Fidelity:
-    """PSNR on clips of held-out people at a size, and a picture of the worst frames of their sweeps."""
-    seeds = list(TEST[-PSNR_PEOPLE:])
-    kinds = {"target": target_clips(seeds, size=size).frames, "reference": reference_clips(seeds, size=size).frames}
-    figures, shown = {}, []
-    for kind, frames in kinds.items():
-        made = decode_clips(vae, encode_clips(vae, frames)) / 255
-        error = (made - frames).square().mean((2, 3, 4))
+    """PSNR on clips of held-out people at a size, and a picture of the frames of their sweeps that come out worst, with
+    and without anything occluded or blurred in their latent frame."""
+    seeds, figures, shown = list(TEST[-PSNR_PEOPLE:]), {}, []
+    for kind, draw in (("target", target_clips), ("reference", reference_clips)):
+        clips = draw(seeds, size=size)
+        made = decode_clips(vae, encode_clips(vae, clips.frames)) / 255
+        error = (made - clips.frames).square().mean((2, 3, 4))
         figures[kind], figures[f"{kind}, worst frame"] = _decibel(error.mean()), _decibel(error.max())
-        if kind == "reference":
-            worst = error.amax(1).argsort(descending=True)[:WORST]
-            at = error[worst].argmax(1)
-            pairs = [(frames[clip, frame], made[clip, frame]) for clip, frame in zip(worst, at, strict=True)]
-            shown = [
-                ("the worst frame of each of the worst sweeps", torch.stack([a for a, _ in pairs])),
-                ("through the VAE", torch.stack([b for _, b in pairs])),
-                ("difference, four times", torch.stack([((b - a).abs() * 4).clamp(0, 1) for a, b in pairs])),
-            ]
+    # The first frame has a latent frame of its own, then each four have one; what spoils one of them spoils all.
+    groups = torch.cat([clips.spoiled[:, :1].expand(-1, TIME - 1), clips.spoiled], 1).unflatten(1, (-1, TIME))
+    spoiled = groups.any(-1).repeat_interleave(TIME, 1)[:, TIME - 1 :]
+    figures["reference, clear"] = _decibel(error[~spoiled].mean())
+    figures["reference, clear, worst frame"] = _decibel(error[~spoiled].max())
+    for words, rows in (("clear", ~spoiled), ("beside occlusion or blur", spoiled)):
+        masked = torch.where(rows, error, 0)
+        worst = masked.amax(1).argsort(descending=True)[:WORST]
+        at = masked[worst].argmax(1)
+        truth, got = clips.frames[worst, at], made[worst, at]
+        shown += [
+            (f"the worst frames of sweeps, {words}", truth),
+            ("through the VAE", got),
+            ("difference, four times", ((got - truth).abs() * 4).clamp(0, 1)),
+        ]
     return Fidelity(figures, rows_sheet(shown, columns=WORST, title=f"{size} px"))
 
 

@@ -11,7 +11,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ..checkpoint import file_sha256
 from ..config import Backbone
 from ..errors import SlotIDError
 from ..faces import Faces, prepare_faces
@@ -20,7 +19,7 @@ from ..model import token_saliency
 from ..video import Clip, load_video
 from .captions import TEXT_TOKENS, caption_embedder
 from .config import setting
-from .data import Entry, StoreWriter
+from .data import Entry, StoreWriter, encoder_sha256
 
 PART = 16
 MARGIN = 0.6
@@ -89,7 +88,7 @@ def fill_clip_store(folder: Path, vae_file: Path, section: ClipsSection, device:
             raise SlotIDError(f"data.clips.{name} = {value}", "4k + 1 frames, sides in 16s", "correct the config.")
     lines = list(read_manifest(Path(section.manifest)))
     sizes = {name: value for name, value in vars(section).items() if name not in ("manifest", "text_encoder")}
-    writer = StoreWriter(folder, {"source": "clips", "vae": file_sha256(vae_file), **sizes}, TEXT_TOKENS)
+    writer = StoreWriter(folder, {"source": "clips", "vae": encoder_sha256(vae_file), **sizes}, TEXT_TOKENS)
     # A killed filling may have written a part's references and not its targets: targets come last.
     done = writer.done("target")
     todo = [line for line in lines if (line.person, line.take) not in done]

@@ -168,6 +168,17 @@ class Order:
         return int(self._places[place])
 
 
+def encoder_sha256(vae_file: Path) -> str:
+    """What the latents of a VAE file (Wan's names or diffusers') depend on: all of it but the decoder.
+
+    A store is known by this, so that it stays good when a decoder is trained further.
+
+    Raises:
+        SlotIDError: see `checkpoint.read_header`.
+    """
+    return checkpoint.tensors_sha256(vae_file, leave_out=("decoder.", "conv2.", "post_quant_conv."))
+
+
 class StoreWriter:
     """Fills a store, part by part; what is there already is kept, so an interrupted filling goes on.
 
