@@ -38,10 +38,10 @@ from .targets import BOB_VISIBLE, HUES, KINDS, NUMERIC, TRACK_SCALES, Targets, s
 
 # As many as the models are trained on: of 3,072 people the probe learned half of the parameters by heart, not to read.
 PEOPLE, HELD_OUT, PART = 20480, 256, 128
-STEPS, BATCH = 8000, 48
+STEPS, BATCH = 7000, 48
 RATE = 2e-3
-# Keeps the probe from learning people by heart; more would hide what shows faintly.
-NOISE = 0.02
+# Both keep the probe from learning people by heart; more noise would hide what shows faintly.
+NOISE, DROPOUT = 0.05, 0.3
 SIZES = (64, 128)
 PSNR_PEOPLE = 16
 WORST = 6
@@ -63,7 +63,8 @@ class LatentProbe(nn.Module):
             nn.Conv1d(128, 128, 3, padding=1), nn.SiLU(), nn.Conv1d(128, TIME * len(TRACK_SCALES), 1)
         )  # fmt: skip
         self.body = nn.Sequential(
-            nn.SiLU(), nn.Linear(128 * 3 + REFERENCE_FRAMES * len(TRACK_SCALES), 256), nn.SiLU()
+            nn.SiLU(), nn.Dropout(DROPOUT), nn.Linear(128 * 3 + REFERENCE_FRAMES * len(TRACK_SCALES), 256),
+            nn.SiLU(), nn.Dropout(DROPOUT),
         )  # fmt: skip
         self.out = nn.Linear(256, len(NUMERIC) + 2 * len(HUES) + len(MARKS) * len(KINDS))
 
@@ -170,6 +171,8 @@ def _trained(known: Tensor, seeds: list[int], folder: Path, steps: int) -> Laten
         rows = torch.randint(len(known), (BATCH,), generator=generator)
         latents = known[rows].float()
         latents = latents + NOISE * torch.randn(latents.shape, generator=generator)
+        # Dropout draws from this; by step, so that a run that was stopped goes on the same.
+        torch.manual_seed(step)
         with torch.autocast("cpu", torch.bfloat16):
             numeric, hues, kinds, tracks = (part.float() for part in net(latents))
         truth = truths[rows]
