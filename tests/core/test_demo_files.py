@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from slotid_core import checkpoint
+from slotid_core.demo import store
 from slotid_core.demo.clips import reference_clips, target_clips
 from slotid_core.demo.files import demo_files
 from slotid_core.demo.people import TEST, VALIDATION
@@ -17,8 +18,8 @@ from slotid_core.model import SlotID
 from slotid_core.video import load_video
 
 FILES = demo_files()
-# dB on two held-out clips; measured: 26.3.
-LEGIBLE = 25.0
+# dB at 64 px; measured on two targets: 30.5, on eight references of held-out people: 28.9.
+LEGIBLE = 27.0
 
 
 def psnr(one, other):
@@ -66,6 +67,12 @@ def test_vae_keeps_held_out_clips_legible_in_diffusers():
     frames = target_clips(VALIDATION[100:102]).frames
     made = torch.stack([decode_video(vae, encode_video(vae)(clip)) for clip in frames])
     assert psnr(made, frames) > LEGIBLE
+
+
+def test_vae_keeps_references_with_their_occluded_and_blurred_frames():
+    vae, clips = store.load_vae(FILES.vae), reference_clips([*TEST[:4], *TEST[-4:]])
+    assert clips.spoiled.any()
+    assert psnr(store.decode(vae, store.encode(vae, clips.frames)), clips.frames) > LEGIBLE
 
 
 def test_latents_are_normal_in_the_models_space():
