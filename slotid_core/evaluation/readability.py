@@ -38,10 +38,10 @@ from .targets import BOB_VISIBLE, HUES, KINDS, NUMERIC, TRACK_SCALES, Targets, s
 
 # As many as the models are trained on: of 3,072 people the probe learned half of the parameters by heart, not to read.
 PEOPLE, HELD_OUT, PART = 20480, 256, 128
-STEPS, BATCH = 7000, 48
+STEPS, BATCH = 9000, 48
 RATE = 2e-3
 # Both keep the probe from learning people by heart; more noise would hide what shows faintly.
-NOISE, DROPOUT = 0.05, 0.3
+NOISE, DROPOUT = 0.01, 0.2
 SIZES = (64, 128)
 PSNR_PEOPLE = 16
 WORST = 6
