@@ -90,6 +90,7 @@ class VAETask:
         section = config.vae
         if section.start:
             self.module = load_vae(packaged(section.start, "vae"))
+            torch.manual_seed(config.run.seed)
             for part in ("encoder", "decoder") if section.encoder else ("decoder",):
                 self.module.wake(part)
         else:

@@ -5,7 +5,7 @@ be written straight into the strided convolutions: 2x2 pixels to 12 channels, 4x
 changes between two frames, 8x8 pixels to 16 and 15, four frames to 16. The last norm and SiLU are passed without loss
 by pairs (c, -c), because silu(c) - silu(-c) = c, beside channels of a large constant that keep the norm still. Codes
 are rotated so that all have the same variance; otherwise normalising each channel would whiten them, and noise would
-weigh as much as shape. Only the decoder is left to train.
+weigh as much as shape. The silent branches and the decoder are left to train.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ def start_encoder(vae: WanVAE, videos: Tensor) -> None:
     """Set the encoder's weights from videos [B, 3, T, H, W] in [-1, 1], T = 4k+1 >= 5."""
     encoder = vae.encoder
     first, second, third = (module for module in encoder.downsamples if isinstance(module, Down))
-    for parameter in encoder.parameters():
-        if parameter.ndim > 4 or parameter.ndim == 1:
+    for name, parameter in encoder.named_parameters():
+        # A residual branch is silent by its last convolution alone: with both at zero, none would ever have a gradient.
+        if (parameter.ndim > 4 or parameter.ndim == 1) and not name.endswith("residual.2.weight"):
             parameter.zero_()
     for name, parameter in encoder.named_parameters():
         if name.endswith("gamma"):
@@ -84,6 +85,9 @@ def start_encoder(vae: WanVAE, videos: Tensor) -> None:
     time = torch.zeros(64, 3, 64)
     time[:_CODES, 1, used], time[:_CODES, 2, used] = turned[:, : len(used)], turned[:, len(used) :]
     time[_CODES : 2 * _CODES] = -time[:_CODES]
+    for block in (*encoder.downsamples[9:], encoder.middle[0], encoder.middle[2]):
+        # The constant fills the norm of a branch; without this it would see next to nothing of the codes.
+        block.residual[0].gamma[: 2 * _CODES] = _CONSTANT / 2
     third.time_conv.weight.copy_(time.permute(0, 2, 1)[..., None, None])
     third.time_conv.bias[2 * _CODES + _MORE :] = _CONSTANT
 

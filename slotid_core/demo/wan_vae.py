@@ -186,13 +186,20 @@ class WanVAE(nn.Module):
         """Videos, not clamped."""
         return self.decoder(self.conv2(latents))
 
+    @torch.no_grad()
     def wake(self, part: str) -> None:
         """Let what `light` does not leave out take part again in `part` ("encoder" or "decoder"), so that it can train
-        where a file has left it silent."""
+        where a file has left it silent.
+
+        A branch with both its convolutions at zero would have no gradient: its first one is drawn anew, which changes
+        nothing that comes out.
+        """
         light = WanVAE(self.encoder.conv1.out_channels, light=True)
         for mine, its in zip(getattr(self, part).modules(), getattr(light, part).modules(), strict=True):
             if isinstance(mine, ResidualBlock):
                 mine.skipped = mine.skipped and its.skipped
+                if not any(mine.residual[at].weight.any() for at in (2, -1)):
+                    mine.residual[2].weight.copy_(its.residual[2].weight)
             if isinstance(mine, CausalConv3d):
                 mine.spatial = mine.spatial and its.spatial
 

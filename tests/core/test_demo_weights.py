@@ -15,7 +15,7 @@ from slotid_core.demo.files import demo_files
 from slotid_core.demo.fitting import Plan, fit, orthogonal
 from slotid_core.demo.people import TRAIN
 from slotid_core.demo.seeds import integer
-from slotid_core.demo.vae import normalise, round_trip, to_video
+from slotid_core.demo.vae import new_vae, normalise, round_trip, to_video
 from slotid_core.demo.vae_start import start_encoder
 from slotid_core.demo.wan_vae import ResidualBlock, WanVAE
 from slotid_core.latents import normalise_wan21
@@ -247,6 +247,25 @@ def test_training_on_wakes_what_a_file_left_silent(tmp_path):
     # Woken, it still gives what the file gives, until it is trained.
     frames = to_video(video["frames"])
     torch.testing.assert_close(round_trip(task.module, frames), round_trip(load_vae(path), frames))
+
+
+@pytest.mark.parametrize("start", ["", "a file whose branches are all zero"])
+def test_every_branch_of_the_encoder_can_learn(tmp_path, start):
+    pytest.importorskip("accelerate")
+    from slotid_core.training.tasks import load_experiment, make_task
+
+    changes = ["vae.frames=5", "run.precision=no"]
+    if start:
+        vae = new_vae(16, 0)
+        for module in vae.encoder.modules():
+            if isinstance(module, ResidualBlock):
+                module.residual[2].weight.data.zero_()
+        write(tmp_path / "vae.safetensors", vae.state_dict(), {})
+        changes.append(f"vae.start={tmp_path / 'vae.safetensors'}")
+    task = make_task(load_experiment("demo_vae", changes))
+    task.loss(task.batch(0, range(1)))[0].backward()
+    learn = [block for block in task.module.encoder.modules() if isinstance(block, ResidualBlock) and not block.skipped]
+    assert len(learn) == 6 and all(block.residual[-1].weight.grad.any() for block in learn)
 
 
 def test_the_sheets_of_the_demo_tasks(tmp_path):
