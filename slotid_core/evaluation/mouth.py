@@ -9,20 +9,12 @@ nearly linear in the colours.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..demo.geometry import rotation
-from ..demo.people import STATIC
-from ..demo.renderer import HEAD_CENTRE, HEAD_HEIGHT, ZOOM
+from .surface import Patch
 
-# Of the patch on the head: half its width along the surface, and its lowest and highest line, in frame units. The mouth
-# rests at -0.36 and is up to 0.33 to each side.
-_HALF_WIDTH, _LOWEST, _HIGHEST = 0.48, -0.58, -0.12
-_PATCH = (20, 32)
-# The width of the mean head: a few percent of width are less than the network has to bear anyway.
-_WIDTH = HEAD_HEIGHT * sum(STATIC["aspect"]) / 2
-_DEPTH = 0.92 * HEAD_HEIGHT
+# The mouth rests at -0.36 and is up to 0.33 to each side.
+_MOUTH = Patch(half_width=0.48, lowest=-0.58, highest=-0.12, rows=20, columns=32)
 # About what yaw, pitch and roll vary by, in radians.
 _SPREAD = (0.5, 0.1, 0.05)
 # Of the frames of a video, those that smile most are read.
@@ -38,15 +30,7 @@ def mouth_patches(frames: Tensor, pose: Tensor) -> Tensor:
         frames: [N, 3, H, W].
         pose: [N, 5] yaw, pitch, roll in radians; x, y shift of the head in frame units.
     """
-    height, width = _PATCH
-    longitude = torch.linspace(-_HALF_WIDTH, _HALF_WIDTH, width, device=pose.device) / _WIDTH
-    up = torch.linspace(_HIGHEST, _LOWEST, height, device=pose.device)[:, None]
-    around = (1 - (up / HEAD_HEIGHT).square()).sqrt()
-    point = (_WIDTH * around * longitude.sin(), up.expand(height, width), _DEPTH * around * longitude.cos())
-    turned = torch.einsum("nij,hwj->nhwi", rotation(*pose[:, :3].unbind(-1)), torch.stack(point, -1))
-    across = (turned[..., 0] + pose[:, 3, None, None]) * ZOOM
-    down = -(turned[..., 1] + HEAD_CENTRE + pose[:, 4, None, None]) * ZOOM
-    return F.grid_sample(frames, torch.stack([across, down], -1), padding_mode="border", align_corners=False)
+    return _MOUTH.looked_up(frames, pose)
 
 
 class MouthNet(nn.Module):
@@ -58,7 +42,7 @@ class MouthNet(nn.Module):
             nn.Conv2d(3, 16, 3, padding=1), nn.SiLU(), nn.Conv2d(16, 32, 3, 2, 1), nn.SiLU(),
             nn.Conv2d(32, 32, 3, 2, 1), nn.SiLU(), nn.Flatten(),
         )  # fmt: skip
-        self.body = nn.Sequential(nn.Linear(32 * _PATCH[0] * _PATCH[1] // 16 + 3, 32), nn.SiLU())
+        self.body = nn.Sequential(nn.Linear(32 * _MOUTH.rows * _MOUTH.columns // 16 + 3, 32), nn.SiLU())
         self.out = nn.Linear(32, 1, bias=False)
         self.register_buffer("spread", torch.tensor(_SPREAD), persistent=False)
         self.register_buffer("mirror", torch.tensor([-1.0, 1.0, -1.0]), persistent=False)
