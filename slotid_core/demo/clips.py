@@ -73,7 +73,7 @@ def reference_clips(
     """
     who, tracks = reference_tracks(seeds, take, frames, sweep)
     pictures = render(who, tracks, size, supersample)
-    spoiled = torch.stack([_spoil(clip, seed, take) for clip, seed in zip(pictures, who.seeds, strict=True)])
+    spoiled = torch.stack([spoil(clip, seed, take) for clip, seed in zip(pictures, who.seeds, strict=True)])
     return DemoClips(pictures, who, tracks, (), spoiled)
 
 
@@ -179,8 +179,8 @@ def _stack(scenes: list[dict[str, Tensor]]) -> Tracks:
     return Tracks(**{name: torch.stack([scene[name] for scene in scenes]) for name in Tracks.__dataclass_fields__})
 
 
-def _spoil(clip: Tensor, seed: int, take: int) -> Tensor:
-    """Occlude and blur a few frames of `clip` [T,H,W,3] in place; returns which [T]."""
+def spoil(clip: Tensor, seed: int, take: int) -> Tensor:
+    """Occlude and blur a few frames of `clip` [T,H,W,3] in place, by person and take; returns which [T]."""
     generator = stream("spoil", seed, take)
     frames, size = clip.shape[0], clip.shape[1]
     spoiled = torch.zeros(frames, dtype=torch.bool)

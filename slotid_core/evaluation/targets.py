@@ -81,6 +81,12 @@ def targets_of(people: People, tracks: Tensor, words: Tensor) -> Targets:
     )
 
 
+def joined(*parts: Targets) -> Targets:
+    """The truths of several sets of clips as of one."""
+    names = Targets.__dataclass_fields__
+    return Targets(**{name: torch.cat([getattr(part, name) for part in parts]) for name in names})
+
+
 def shown(name: str, people: People, words: Tensor) -> Tensor:
     """Whether clips with these prompts [N, 3] can show the numeric parameter: [N] bool."""
     if name in SMILE_ONLY:

@@ -8,7 +8,7 @@ import safetensors.torch
 import torch
 
 from slotid_core import checkpoint
-from slotid_core.demo.clips import reference_clips
+from slotid_core.demo.clips import reference_clips, reference_tracks
 from slotid_core.demo.people import MARKS, PARAMETERS, TEST, TRAIN, people
 from slotid_core.demo.wan_vae import WanVAE
 from slotid_core.errors import SlotIDError
@@ -20,6 +20,8 @@ FIDELITIES = {
     "target", "target, worst frame", "reference", "reference, worst frame", "reference, clear",
     "reference, clear, worst frame",
 }  # fmt: skip
+# A batch of one reference and both smiles of another person.
+SMALL = {"BATCH": 3, "LOPSIDED": 2, "SMILES": 2, "SMILERS": 1}
 
 
 def perfect(seeds):
@@ -28,7 +30,7 @@ def perfect(seeds):
     numeric = torch.stack([standardised(name, who[name]) for name in NUMERIC], -1)
     angles = 2 * math.pi * torch.stack([who[name] for name in HUES], -1)
     kinds = torch.stack([torch.nn.functional.one_hot(who[name].long(), len(MARKS)) for name in KINDS], 1).float()
-    return numeric, torch.stack([angles.sin(), angles.cos()], -1), kinds, r._truths(seeds).tracks
+    return numeric, torch.stack([angles.sin(), angles.cos()], -1), kinds, r._truths(*reference_tracks(seeds)).tracks
 
 
 def test_knowing_all_scores_one_and_knowing_nothing_nought():
@@ -42,6 +44,23 @@ def test_knowing_all_scores_one_and_knowing_nothing_nought():
     assert guess.pop("blink_rate") < 0 and all(-0.05 < guess[name] <= 0 for name in NUMERIC if name in guess)
     assert all(abs(guess[name]) < 0.2 for name in ("hair_hue", "eye_hue"))
     assert abs(guess["mark kind"] - 1 / 3) < 0.1 and abs(guess["mark hue"] - 0.2) < 0.1
+
+
+def test_other_smiles_differ_in_nothing_but_how_lopsided_they_are():
+    rows = list(range(2 * r.SMILES))
+    (who, tracks), (known, their) = r._smiles_of(rows), reference_tracks([TRAIN[row // r.SMILES] for row in rows])
+    other = dict(who.values)
+    drawn = other.pop("smile_asymmetry")
+    assert len(set(drawn.tolist())) == len(rows) and all(torch.equal(other[name], known[name]) for name in other)
+    assert all(torch.equal(getattr(tracks, name), getattr(their, name)) for name in vars(tracks))
+    torch.manual_seed(0)
+    vae = WanVAE(8).requires_grad_(False)
+    latents = r._lopsided(vae, 0, 2 * r.SMILES)
+    assert latents.shape == (2 * r.SMILES, 16, 9, 8, 8) and latents.dtype == torch.float16
+    # Until the face smiles, with the same bars and blurs in front of it, clips of one person are the same.
+    start = int((tracks.smile[0] > 0).nonzero()[0]) // 4
+    assert torch.equal(latents[0, :, :start], latents[1, :, :start]) and not torch.equal(latents[0], latents[1])
+    assert torch.equal(latents[r.SMILES :], r._lopsided(vae, r.SMILES, r.SMILES))
 
 
 def test_fidelity_of_a_vae(monkeypatch):
@@ -79,7 +98,7 @@ def test_frames_beside_spoiled_ones_count_apart(monkeypatch):
 
 def test_the_gate_is_measured_resumed_and_written(tmp_path, monkeypatch):
     for name, value in {
-        "PEOPLE": 4, "HELD_OUT": 8, "PART": 4, "STEPS": 4, "BATCH": 4, "PSNR_PEOPLE": 2, "SIZES": (64,),
+        "PEOPLE": 4, "HELD_OUT": 8, "PART": 4, "STEPS": 4, "PSNR_PEOPLE": 2, "SIZES": (64,), **SMALL,
     }.items():  # fmt: skip
         monkeypatch.setattr(r, name, value)
     vae = tmp_path / "vae.safetensors"
@@ -101,7 +120,8 @@ def test_the_gate_is_measured_resumed_and_written(tmp_path, monkeypatch):
 
 
 def test_the_training_store_serves_in_place_of_new_clips(tmp_path, monkeypatch):
-    monkeypatch.setattr(r, "HELD_OUT", 8)
+    for name, value in {"HELD_OUT": 8, "PART": 4, **SMALL}.items():
+        monkeypatch.setattr(r, name, value)
     vae, store = tmp_path / "vae.safetensors", tmp_path / "store"
     torch.manual_seed(0)
     checkpoint.write(vae, WanVAE(8).state_dict(), {})
