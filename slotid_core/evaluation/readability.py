@@ -47,7 +47,7 @@ LOPSIDED, SMILES, SMILERS = 5120, 3, 4
 RATE = 2e-3
 # Keeps the probe from learning people by heart; more would hide what shows faintly.
 NOISE = 0.01
-# What an error in where the head is counts: about what it moves the face by on a picture of 64 pixels, squared.
+# What an error in where the head is counts: the more, the further it moves the face on a picture.
 POSE_WEIGHTS = {"yaw": 25.0, "pitch": 4.0, "x": 1.5, "y": 2.5}
 # What an error in the face's moves counts, once the face was read.
 MOVES_WEIGHT = 4.0
