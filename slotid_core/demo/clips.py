@@ -71,9 +71,13 @@ def reference_clips(
     surprised, and blinks at least once. Two to three frames are occluded and as many blurred, as in real clips. With
     `sweep` it turns from one of these yaws to the other instead, in degrees.
     """
-    who, tracks = reference_tracks(seeds, take, frames, sweep)
+    return recorded(*reference_tracks(seeds, take, frames, sweep), take, size, supersample)
+
+
+def recorded(who: People, tracks: Tracks, take: int = 0, size: int = 64, supersample: int = 1) -> DemoClips:
+    """The reference clips of people and tracks, with the occluded and blurred frames of each person's take."""
     pictures = render(who, tracks, size, supersample)
-    spoiled = torch.stack([spoil(clip, seed, take) for clip, seed in zip(pictures, who.seeds, strict=True)])
+    spoiled = torch.stack([_spoil(clip, seed, take) for clip, seed in zip(pictures, who.seeds, strict=True)])
     return DemoClips(pictures, who, tracks, (), spoiled)
 
 
@@ -179,7 +183,7 @@ def _stack(scenes: list[dict[str, Tensor]]) -> Tracks:
     return Tracks(**{name: torch.stack([scene[name] for scene in scenes]) for name in Tracks.__dataclass_fields__})
 
 
-def spoil(clip: Tensor, seed: int, take: int) -> Tensor:
+def _spoil(clip: Tensor, seed: int, take: int) -> Tensor:
     """Occlude and blur a few frames of `clip` [T,H,W,3] in place, by person and take; returns which [T]."""
     generator = stream("spoil", seed, take)
     frames, size = clip.shape[0], clip.shape[1]

@@ -18,11 +18,11 @@ from torch import Tensor
 
 from ..atomic import write_atomic
 from ..checkpoint import file_sha256
-from ..demo.clips import reference_clips, reference_tracks, spoil, target_clips
+from ..demo.clips import recorded, reference_clips, reference_tracks, target_clips
 from ..demo.fitting import Plan, fit
 from ..demo.people import DYNAMIC, MARKS, TEST, TRAIN, People, people
 from ..demo.prompts import Prompt
-from ..demo.renderer import PER_FRAME, Tracks, render
+from ..demo.renderer import PER_FRAME, Tracks
 from ..demo.seeds import stream, uniform
 from ..demo.store import load_vae
 from ..demo.wan_vae import WanVAE
@@ -145,14 +145,9 @@ def _latents(vae: WanVAE, seeds: list[int]) -> Tensor:
 
 def _lopsided(vae: WanVAE, start: int, count: int) -> Tensor:
     """Latents [count, 16, 9, 8, 8] float16 of reference clips as `_smiles_of` has them, rows from `start` on."""
-    rows, parts = list(range(start, start + count)), []
-    for first in range(0, count, 8):
-        who, tracks = _smiles_of(rows[first : first + 8])
-        clips = render(who, tracks)
-        for clip, seed in zip(clips, who.seeds, strict=True):
-            spoil(clip, seed, REFERENCE_TAKE)
-        parts.append(encode_clips(vae, clips).half())
-    return torch.cat(parts)
+    rows = list(range(start, start + count))
+    clips = (recorded(*_smiles_of(rows[i : i + 8]), REFERENCE_TAKE).frames for i in range(0, count, 8))
+    return torch.cat([encode_clips(vae, frames).half() for frames in clips])
 
 
 def _smiles_of(rows: list[int]) -> tuple[People, Tracks]:
