@@ -74,7 +74,8 @@ def fill_demo_store(folder: Path, vae_file: Path, people: int, size: int, target
 
 
 def load_vae(path: Path) -> WanVAE:
-    """A Wan 2.1 VAE file as the module that takes whole clips at once; silent branches are left out, which is exact."""
+    """A Wan 2.1 VAE file as the module that takes whole clips at once; branches that give a constant are not computed,
+    which is exact."""
     tensors = {name: tensor.float() for name, tensor in safetensors.torch.load_file(path).items()}
     vae = WanVAE(tensors["encoder.conv1.weight"].shape[0])
     vae.load_state_dict(tensors)
@@ -82,8 +83,7 @@ def load_vae(path: Path) -> WanVAE:
         if isinstance(module, CausalConv3d) and not module.weight[:, :, :-1].any():
             module.spatial = True
         if isinstance(module, ResidualBlock):
-            last = module.residual[-1]
-            module.skipped = not (last.weight.any() or last.bias.any())
+            module.skipped = not module.residual[-1].weight.any()
     return vae.eval().requires_grad_(False)
 
 

@@ -66,7 +66,9 @@ class ResidualBlock(nn.Module):
         self.skipped = False
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.shortcut(x) if self.skipped else self.shortcut(x) + self.residual(x)
+        kept = self.shortcut(x)
+        # Of a branch whose last weights are zero, its last bias is left.
+        return kept + (self.residual[-1].bias[:, None, None, None].to(kept.dtype) if self.skipped else self.residual(x))
 
 
 class Attention(nn.Module):
