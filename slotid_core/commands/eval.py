@@ -72,7 +72,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--report-only", action="store_true", help="sample nothing")
     what.add_argument("--probe-only", action="store_true", help="read real renders, print the accuracy, write nothing")
     out.add_argument("--readability", action="store_true", help="also measure what the VAE keeps (the gate)")
-    out.add_argument("--store", type=Path, metavar="FOLDER", help="its pair store, so that no clips need be drawn")
     work = Path("runs/evaluation")
     out.add_argument("--work", type=Path, default=work, metavar="FOLDER", help="its latents (default: %(default)s)")
 
@@ -157,7 +156,7 @@ def _measure_readability(args: argparse.Namespace, results: Path, page: Path) ->
     from ..demo.files import demo_files
     from ..evaluation.readability import write_readability
 
-    file = write_readability(args.vae or demo_files().vae, results, page.parent / "images", args.work, args.store)
+    file = write_readability(args.vae or demo_files().vae, results, page.parent / "images", args.work)
     print(f"Wrote {file}.")
 
 

@@ -81,10 +81,14 @@ def targets_of(people: People, tracks: Tensor, words: Tensor) -> Targets:
     )
 
 
-def joined(*parts: Targets) -> Targets:
-    """The truths of several sets of clips as of one."""
-    names = Targets.__dataclass_fields__
-    return Targets(**{name: torch.cat([getattr(part, name) for part in parts]) for name in names})
+def mixed(first: Targets, second: Targets, share: Tensor) -> Targets:
+    """Truths between those of two sets of clips that differ in numbers alone; `share` [N] is how far on to the other's,
+    and may lie beyond 0 .. 1."""
+    return replace(
+        first,
+        numeric=first.numeric.lerp(second.numeric, share[:, None]),
+        tracks=first.tracks.lerp(second.tracks, share[:, None, None]),
+    )
 
 
 def shown(name: str, people: People, words: Tensor) -> Tensor:

@@ -2,26 +2,24 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
-import safetensors.torch
 import torch
 
 from slotid_core import checkpoint
 from slotid_core.demo.clips import reference_clips, reference_tracks
+from slotid_core.demo.files import demo_files
 from slotid_core.demo.people import MARKS, PARAMETERS, TEST, TRAIN, people
+from slotid_core.demo.store import load_vae
 from slotid_core.demo.wan_vae import WanVAE
-from slotid_core.errors import SlotIDError
 from slotid_core.evaluation import readability as r
-from slotid_core.evaluation.targets import HUES, KINDS, NUMERIC, standardised
-from slotid_core.training.data import Entry, StoreWriter, encoder_sha256
+from slotid_core.evaluation.targets import HUES, KINDS, NUMERIC, mixed, standardised
 
 FIDELITIES = {
     "target", "target, worst frame", "reference", "reference, worst frame", "reference, clear",
     "reference, clear, worst frame",
 }  # fmt: skip
-# A batch of one reference and both smiles of another person.
-SMALL = {"BATCH": 3, "LOPSIDED": 2, "SMILES": 2, "SMILERS": 1}
 
 
 def perfect(seeds):
@@ -46,21 +44,42 @@ def test_knowing_all_scores_one_and_knowing_nothing_nought():
     assert abs(guess["mark kind"] - 1 / 3) < 0.1 and abs(guess["mark hue"] - 0.2) < 0.1
 
 
-def test_other_smiles_differ_in_nothing_but_how_lopsided_they_are():
-    rows = list(range(2 * r.SMILES))
-    (who, tracks), (known, their) = r._smiles_of(rows), reference_tracks([TRAIN[row // r.SMILES] for row in rows])
-    other = dict(who.values)
-    drawn = other.pop("smile_asymmetry")
-    assert len(set(drawn.tolist())) == len(rows) and all(torch.equal(other[name], known[name]) for name in other)
+def test_the_two_smiles_differ_in_nothing_but_how_lopsided_they_are():
+    seeds = list(TRAIN[:3])
+    (who, tracks), (other, their) = r._smiling(seeds)
+    assert torch.equal(who["smile_asymmetry"], -other["smile_asymmetry"])
+    same = set(PARAMETERS) - {"smile_asymmetry"}
+    assert all(torch.equal(who[name], other[name]) and torch.equal(who[name], people(seeds)[name]) for name in same)
     assert all(torch.equal(getattr(tracks, name), getattr(their, name)) for name in vars(tracks))
     torch.manual_seed(0)
-    vae = WanVAE(8).requires_grad_(False)
-    latents = r._lopsided(vae, 0, 2 * r.SMILES)
-    assert latents.shape == (2 * r.SMILES, 16, 9, 8, 8) and latents.dtype == torch.float16
-    # Until the face smiles, with the same bars and blurs in front of it, clips of one person are the same.
+    latents = r._both_smiles(WanVAE(8).requires_grad_(False), seeds)
+    assert latents.shape == (3, 2, 16, 9, 8, 8) and latents.dtype == torch.float16
+    # Until the face smiles, with the same bars and blurs in front of it, the clips are the same.
     start = int((tracks.smile[0] > 0).nonzero()[0]) // 4
-    assert torch.equal(latents[0, :, :start], latents[1, :, :start]) and not torch.equal(latents[0], latents[1])
-    assert torch.equal(latents[r.SMILES :], r._lopsided(vae, r.SMILES, r.SMILES))
+    assert torch.equal(latents[0, 0, :, :start], latents[0, 1, :, :start])
+    assert not torch.equal(latents[0, 0], latents[0, 1])
+
+
+@pytest.mark.parametrize("lopsided", [-0.8, -0.3, 0.0, 0.5])
+def test_a_mix_of_both_smiles_is_as_lopsided_as_the_mixed_numbers_say(lopsided):
+    vae, seeds = load_vae(demo_files().vae), list(TRAIN[:4])
+    (who, tracks), (other, _) = r._smiling(seeds)
+
+    def latents(value):
+        made = replace(who, values={**who.values, "smile_asymmetry": torch.full((len(seeds),), value)})
+        return r.encode_clips(vae, r.recorded(made, tracks).frames)
+
+    first, second = r._both_smiles(vae, seeds).float().unbind(1)
+    share = (lopsided - who["smile_asymmetry"]) / (other["smile_asymmetry"] - who["smile_asymmetry"])
+    error = first.lerp(second, share[:, None, None, None, None]) - latents(lopsided)
+    # How the latents change with how lopsided the smile is: along this the mix must not err.
+    change = (latents(lopsided + 0.05) - latents(lopsided - 0.05)) / 0.1
+    along = (error * change).flatten(1).sum(1) / change.square().flatten(1).sum(1)
+    assert along.abs().max() < 0.15
+    truth = mixed(r._truths(who, tracks), r._truths(other, tracks), share)
+    told = r._truths(replace(who, values={**who.values, "smile_asymmetry": torch.full((4,), lopsided)}), tracks)
+    for name, value in vars(told).items():
+        torch.testing.assert_close(getattr(truth, name), value)
 
 
 def test_fidelity_of_a_vae(monkeypatch):
@@ -98,7 +117,7 @@ def test_frames_beside_spoiled_ones_count_apart(monkeypatch):
 
 def test_the_gate_is_measured_resumed_and_written(tmp_path, monkeypatch):
     for name, value in {
-        "PEOPLE": 4, "HELD_OUT": 8, "PART": 4, "STEPS": 4, "PSNR_PEOPLE": 2, "SIZES": (64,), **SMALL,
+        "PEOPLE": 4, "HELD_OUT": 8, "PART": 4, "STEPS": 4, "BATCH": 3, "PSNR_PEOPLE": 2, "SIZES": (64,),
     }.items():  # fmt: skip
         monkeypatch.setattr(r, name, value)
     vae = tmp_path / "vae.safetensors"
@@ -111,39 +130,8 @@ def test_the_gate_is_measured_resumed_and_written(tmp_path, monkeypatch):
     assert data["pictures"] == ["evaluation_vae_64.png"] and (tmp_path / "images" / "evaluation_vae_64.png").is_file()
     before = path.read_bytes()
 
-    def held_out_only(seeds, **options):
-        assert seeds[0] in TEST, "the latents to learn from were there already"
-        return reference_clips(seeds, **options)
+    def drawn_again(*arguments):
+        raise AssertionError("the latents to learn from were there already")
 
-    monkeypatch.setattr(r, "reference_clips", held_out_only)
+    monkeypatch.setattr(r, "_both_smiles", drawn_again)
     assert r.write_readability(vae, tmp_path / "results", tmp_path / "images", tmp_path / "work").read_bytes() == before
-
-
-def test_the_training_store_serves_in_place_of_new_clips(tmp_path, monkeypatch):
-    for name, value in {"HELD_OUT": 8, "PART": 4, **SMALL}.items():
-        monkeypatch.setattr(r, name, value)
-    vae, store = tmp_path / "vae.safetensors", tmp_path / "store"
-    torch.manual_seed(0)
-    checkpoint.write(vae, WanVAE(8).state_dict(), {})
-    with pytest.raises(SlotIDError, match="no store of the demo world"):
-        r.readability(vae, tmp_path / "work", 2, 0, store)
-    writer = StoreWriter(store, {"source": "demo world", "vae": encoder_sha256(vae)}, 4)
-    seeds = [TRAIN[5], TRAIN[2]]
-    latents = torch.randn(2, 16, 9, 8, 8, generator=torch.Generator().manual_seed(0)).half()
-    writer.add("reference", [Entry(str(seed), "reference 0", 33, "demo world") for seed in seeds], {"latents": latents})
-    writer.add(
-        "target", [Entry(str(seed), "target 0", 17, "demo world") for seed in seeds],
-        {"latents": latents, "text": torch.zeros(2, dtype=torch.long)},
-    )  # fmt: skip
-    writer.number_texts([], lambda text: torch.zeros(1, 8))
-    known, whose = r._stored(store, vae)
-    assert torch.equal(known, latents) and whose == seeds
-    scores, count = r.readability(vae, tmp_path / "work", 2, 0, store)
-    assert count == 2 and len(scores) == 28
-    # Another decoder leaves latents as they are, another encoder does not.
-    weights = {name: tensor + name.startswith("decoder.") for name, tensor in safetensors.torch.load_file(vae).items()}
-    checkpoint.write(vae, weights, {})
-    assert torch.equal(r._stored(store, vae)[0], latents)
-    checkpoint.write(vae, {**weights, "conv1.bias": weights["conv1.bias"] + 1}, {})
-    with pytest.raises(SlotIDError, match="no store of the demo world"):
-        r.readability(vae, tmp_path / "work", 2, 0, store)
