@@ -43,7 +43,7 @@ from .targets import BOB_VISIBLE, HUES, KINDS, NUMERIC, TRACK_SCALES, Targets, m
 PEOPLE, HELD_OUT, PART = 20480, 256, 128
 STEPS, BATCH = 6000, 32
 # How lopsided, to either side, the two smiles are that are mixed, of the furthest that anybody's is. The mouth of a mix
-# tilts as the mixed numbers say, to about a tenth of the furthest.
+# tilts as the mixed numbers say, to a sixth of the furthest.
 LOPSIDED = 0.7
 RATE = 2e-3
 # Keeps the probe from learning people by heart; more would hide what shows faintly.
