@@ -35,6 +35,7 @@ from .merged import VIEWS
 from .metrics import Array, mean_of
 from .models import ENCODING_BATCH, find_trained, load_trained, read_origin
 from .sampling import encode_clips
+from .tables import cell
 from .targets import KINDS
 
 PEOPLE = 256
@@ -208,10 +209,10 @@ def report(answers: Answers, clips: Sequence[str] = tuple(CLIPS)) -> str:
         rows = [[title, *clips], ["---"] * (len(clips) + 1)]
         names = list(dict.fromkeys(name for name, _ in answers.readers))
         for name in sorted(names, key=lambda name: (name != FULL, list(VARIANTS).index(name))):
-            rows.append([VARIANTS[name].says, *(_cell(_mean(answers, values, name, kind)) for kind in clips)])
+            rows.append([VARIANTS[name].says, *(cell(_mean(answers, values, name, kind)) for kind in clips)])
         for name in names:
             if FULL in names and name != FULL:
-                cells = (_cell(_ahead(answers, values, name, kind)) for kind in clips)
+                cells = (cell(_ahead(answers, values, name, kind)) for kind in clips)
                 rows.append([f"full minus {VARIANTS[name].says}", *cells])
         said.append("\n".join(f"| {' | '.join(row)} |" for row in rows))
     return "\n\n".join(said)
@@ -232,10 +233,6 @@ def _ahead(answers: Answers, values: dict[tuple[str, int, str], Array], name: st
     (full, full_group), (rows, group) = (_rows(answers, values, one, kind) for one in (FULL, name))
     both = (mean_of(full), full_group, FULL), (mean_of(rows), group, name)
     return Bootstrap(answers.person).difference(*both)
-
-
-def _cell(estimate: Estimate) -> str:
-    return f"{estimate.value:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]"
 
 
 def main(arguments: list[str] | None = None) -> None:
